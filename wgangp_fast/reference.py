@@ -1,0 +1,71 @@
+"""The stock gradient penalty: the ground truth of every test, and the path for uncapturable critics.
+
+This is what the field writes today (Gulrajani et al. 2017, eq. 3 and algorithm 1): ``autograd.grad``
+with ``create_graph=True``, so that the penalty can be backpropagated through the backward pass. It
+shares no code with the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def input_gradient(critic: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+    """Gradient of ``critic(x).sum()`` with respect to ``x``, itself differentiable.
+
+    Args:
+        critic: returns a tensor of any shape; the cotangent is ones, as in every published penalty.
+        x: ``[N, ...]``, floating point. Gradients flow back to it if it requires them.
+
+    Returns:
+        ``[N, ...]``, dtype and device of ``x``.
+    """
+    with torch.enable_grad():
+        if not x.requires_grad:
+            x = x.detach().requires_grad_()
+        score = critic(x)
+        (gradient,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
+    return gradient
+
+
+def sample_norm(gradient: Tensor) -> Tensor:
+    """Euclidean norm of each sample: ``[N, ...]`` to ``[N]``.
+
+    float32 at least, whatever the gradient's dtype. No epsilon, like the paper's code; the
+    subgradient at exactly zero is zero, so nothing becomes NaN.
+    """
+    dtype = torch.promote_types(gradient.dtype, torch.float32)
+    if gradient.dim() < 2:
+        return gradient.to(dtype).abs()
+    return torch.linalg.vector_norm(gradient, dim=tuple(range(1, gradient.dim())), dtype=dtype)
+
+
+def penalty_of_norm(norm: Tensor, target: float, one_sided: bool) -> Tensor:
+    """``(n - target)^2``, or ``max(0, n - target)^2`` if one-sided (paper, appendix C)."""
+    excess = norm - target
+    return (excess.clamp(min=0) if one_sided else excess).square()
+
+
+def reduce(penalty: Tensor, reduction: str) -> Tensor:
+    """``"mean"``, ``"sum"`` or ``"none"`` over the samples."""
+    return penalty if reduction == "none" else getattr(penalty, reduction)()
+
+
+def gradient_penalty(
+    critic: Callable[[Tensor], Any],
+    real: Tensor,
+    fake: Tensor,
+    alpha: Tensor,
+    *,
+    target: float = 1.0,
+    one_sided: bool = False,
+    reduction: str = "mean",
+) -> Tensor:
+    """The stock penalty at ``alpha * real + (1 - alpha) * fake``; ``alpha`` broadcasts against ``real``."""
+    x = alpha * real + (1 - alpha) * fake
+    norm = sample_norm(input_gradient(critic, x))
+    return reduce(penalty_of_norm(norm, target, one_sided), reduction)
