@@ -1,0 +1,56 @@
+# Everything a developer runs, from a fresh clone with Python 3.10+ and pip. `make help` lists it.
+#
+# The environment is .venv. torch is installed first and pinned (constraints.txt): a plain "torch" brings
+# gigabytes of CUDA libraries, so set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS where your CPU wheels come
+# from elsewhere. `make gpu` is the exception: it uses the machine's own python3, and installs nothing.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CPP_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
+
+.PHONY: help setup demo test lint format bench gpu clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv and install the package with all its extras (the others do this first)
+
+$(STAMP): pyproject.toml setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(PIP) install -q -c constraints.txt 'torch==2.13.0'
+	$(PIP) install -q -c constraints.txt 'setuptools>=77' wheel
+	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP) ## train a small critic and generator, and write pictures into demo/
+	$(BIN)/wgangp-fast demo --outdir demo
+
+test: $(STAMP) ## the tests, on the CPU (and on a GPU that .venv's torch can use)
+	$(BIN)/python -m pytest tests -q
+
+lint: $(STAMP) ## ruff, mypy and clang-format: check, change nothing
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@if [ -n "$(strip $(CPP_SOURCES))" ]; then $(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES); \
+	else echo "clang-format: no C++ files"; fi
+
+format: $(STAMP) ## rewrite the sources as lint wants them
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	@if [ -n "$(strip $(CPP_SOURCES))" ]; then $(BIN)/clang-format -i $(CPP_SOURCES); fi
+
+bench: $(STAMP) ## the pytest-benchmark suites (for tables: wgangp-fast bench)
+	$(BIN)/python -m pytest benchmarks -q
+
+gpu: ## tests and the penalty benchmark on a CUDA machine's own python3, results in $OUT or benchmarks/results
+	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
+
+clean: ## remove .venv, caches, demo/ and builds (not runs/)
+	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
