@@ -1,0 +1,56 @@
+"""What every test shares: the devices to run on, and repeatable randomness."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+ENVIRONMENT = "WGANGP_FAST_DEVICE"
+"""Set to ``cpu`` or ``cuda`` to run the tests on that device alone."""
+
+
+def available_devices() -> list[str]:
+    """``["cpu"]``, ``["cpu", "cuda"]``, or the one named by :data:`ENVIRONMENT`.
+
+    Raises:
+        pytest.UsageError: the named device is unknown, or is not on this machine: a run that was asked
+            to test the GPU must not pass by testing nothing.
+    """
+    present = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    named = os.environ.get(ENVIRONMENT)
+    if not named:
+        return present
+    if named not in present:
+        raise pytest.UsageError(f"{ENVIRONMENT}={named!r}: devices on this machine are {', '.join(present)}")
+    return [named]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that asks for ``device`` runs once on each device."""
+    if "device" in metafunc.fixturenames:
+        devices = [torch.device(name) for name in available_devices()]
+        metafunc.parametrize("device", devices, ids=str)
+
+
+@pytest.fixture(autouse=True)
+def _repeatable() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _full_float32() -> None:
+    # TF32 keeps 10 bits of the mantissa; the tests' tolerances are float32's.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+try:
+    from hypothesis import settings
+except ImportError:  # a GPU machine may lack it; tests that need it skip themselves
+    pass
+else:
+    # Shared machines are slow at random moments, so no deadline; the same examples for everybody.
+    settings.register_profile("repeatable", deadline=None, derandomize=True)
+    settings.load_profile("repeatable")
