@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 
 from .blocks import down_conv, linear, norm_and_activation, up_conv, width_factor
 
 
 def halvings(size: int) -> int:
-    """How many stride-2 layers take images of side ``size`` to a side of 4, or to an odd one above it.
+    """How many stride-2 layers suit images of side ``size``: down to a side of 4, or odd, but two at least.
 
-    64 gives 4, 32 gives 3, 28 gives 2 (a side of 7).
+    64 gives 4, 32 gives 3, 28 gives 2 (a side of 7), 8 gives 2 (a side of 2).
 
     Raises:
-        ValueError: ``size`` cannot be halved even once.
+        ValueError: ``size`` is no multiple of 4.
     """
+    if size < 4 or size % 4:
+        raise ValueError(f"size must be a multiple of 4; got {size}")
     count = 0
-    while size % 2 == 0 and size > 4:
+    while size % 2 == 0 and (size > 4 or count < 2):
         size, count = size // 2, count + 1
-    if count == 0:
-        raise ValueError(f"size must be an even number above 4; got {size}")
     return count
 
 
@@ -39,7 +41,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [inputs] + [dim] * depth
         layers: list[nn.Module] = []
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in pairwise(widths):
             layers += [linear(a, b, he=True), nn.ReLU()]
         self.net = nn.Sequential(*layers, linear(widths[-1], outputs))
         self.scalar = outputs == 1
@@ -58,7 +60,7 @@ class ConvCritic(nn.Module):
     Args:
         channels, size: of the images; ``size`` must be divisible by ``2**depth``.
         dim: filters of the first layer, behind the activation.
-        depth: number of convolutions; by default as many as reach a side of 4.
+        depth: number of convolutions; by default :func:`halvings` of ``size``.
         kernel: side of the convolutions, odd.
         norm: None, ``"layer"``, ``"instance"`` or ``"batch"`` (the last couples the samples of a batch,
             so it has no place under a gradient penalty).
@@ -146,4 +148,6 @@ class ConvGenerator(nn.Module):
 
 def _check_size(size: int, depth: int) -> None:
     if depth < 1 or size % 2**depth:
-        raise ValueError(f"size must be divisible by 2**depth with depth >= 1; got size {size}, depth {depth}")
+        raise ValueError(
+            f"size must be divisible by 2**depth with depth >= 1; got size {size}, depth {depth}"
+        )

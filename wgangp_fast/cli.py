@@ -1,0 +1,63 @@
+"""The command ``wgangp-fast``: finds the subcommand's function, imports it, and calls it.
+
+Subcommands are imported only when they are called: ``wgangp-fast explain`` must not need what
+``wgangp-fast train`` needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+PROGRAM = "wgangp-fast"
+
+
+class Command(NamedTuple):
+    module: str  # has main(argv) -> exit code
+    help: str
+
+
+COMMANDS = {
+    "train": Command("wgangp_fast.train.cli", "train a generator and a critic"),
+    "demo": Command("wgangp_fast.train.demo", "agreement, speed, digits and toys in five minutes"),
+    "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
+    "explain": Command("wgangp_fast.explain", "show what runs for a critic, and why"),
+}
+
+
+def usage() -> str:
+    lines = [f"usage: {PROGRAM} COMMAND [--help] ...", "", "commands:"]
+    lines += [f"  {name:<9}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join([*lines, "", f"{PROGRAM} --version prints the version"])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        argv: arguments without the program's name; None: those of the process.
+
+    Returns:
+        Exit code: 0, 2 for a mistake of the user (one line on stderr), 128 + n after signal n.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name == "--version":
+        from . import __version__
+
+        print(f"{PROGRAM} {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"{PROGRAM}: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        module = importlib.import_module(COMMANDS[name].module)
+    except ModuleNotFoundError as error:
+        print(f"{PROGRAM} {name}: this installation has no {error.name}", file=sys.stderr)
+        return 2
+    return int(module.main(rest))

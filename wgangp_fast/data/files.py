@@ -1,0 +1,54 @@
+"""The user's own data: one .npy file of images or of points."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .extras import UserError
+
+IMAGE_CHANNELS = (1, 3)
+
+
+def read_npy(path: Path) -> Tensor:
+    """Read samples from a .npy file.
+
+    Args:
+        path: uint8 images ``[N, H, W]``, ``[N, H, W, C]`` or ``[N, C, H, W]`` with C of 1 or 3, square,
+            the side a multiple of 4 and at least 8, or float points ``[N, 2]``.
+
+    Returns:
+        uint8 ``[N, C, H, W]`` (a read-only view of the file where its layout allows) or float32 ``[N, 2]``.
+
+    Raises:
+        UserError: no such file, not a .npy file, or an array of another kind.
+    """
+    if not path.is_file():
+        raise UserError(f"no data file at {path}")
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path} is not a readable .npy file ({str(error).splitlines()[0]})") from None
+    found = f"{path} holds {array.dtype} {list(getattr(array, 'shape', []))}"
+    if not isinstance(array, np.ndarray) or len(array) == 0:
+        raise UserError(f"{path} holds no samples")
+    if array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise UserError(f"{path} has values that are not finite")
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+    if array.dtype != np.uint8 or array.ndim not in (3, 4):
+        raise UserError(f"{found}; expected uint8 images [N,H,W], [N,H,W,C], [N,C,H,W] or float points [N,2]")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.shape[1] not in IMAGE_CHANNELS and array.shape[3] in IMAGE_CHANNELS:
+        array = array.transpose(0, 3, 1, 2)
+    _, channels, height, width = array.shape
+    if channels not in IMAGE_CHANNELS:
+        raise UserError(f"{found}; images must have 1 or 3 channels")
+    if height != width or height % 4 or height < 8:
+        raise UserError(f"{found}; images must be square, the side a multiple of 4 and at least 8")
+    # A copy only when torch cannot hold the layout; the file itself is mapped, not read.
+    return torch.from_numpy(np.require(array, requirements=["W"]) if not array.flags.writeable else array)

@@ -1,0 +1,9 @@
+"""The trainer: ``train(Config(preset="digits"))``."""
+
+from wgangp_fast.data import UserError
+
+from .config import Config
+from .loop import Diverged, Interrupted, train
+from .presets import PRESETS
+
+__all__ = ["PRESETS", "Config", "Diverged", "Interrupted", "UserError", "train"]

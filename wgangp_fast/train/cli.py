@@ -1,0 +1,58 @@
+"""``wgangp-fast train``: the flags are the fields of :class:`.Config`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from wgangp_fast.data import UserError, require
+
+from .config import Config
+from .loop import Diverged, Interrupted, train
+
+PROGRAM = "wgangp-fast train"
+
+
+def parse(argv: Sequence[str]) -> Config:
+    """Settings from flags; the ones that are not given come from the preset, the loss or the resumed run.
+
+    Raises:
+        UserError: values that :class:`Config` refuses, or tyro is not installed.
+        SystemExit: ``--help`` (0) or a flag that does not exist or cannot be read (2).
+    """
+    tyro = require("tyro")
+    # These three decide the defaults of all the others, so they are read first.
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("preset", "loss", "resume"):
+        first.add_argument(f"--{name}")
+    known, _ = first.parse_known_args(argv)
+    default = Config(preset=known.preset, loss=known.loss, resume=known.resume)
+    config: Config = tyro.cli(
+        Config,
+        args=list(argv),
+        default=default,
+        prog=PROGRAM,
+        description="Train a generator and a critic.",
+    )
+    return config
+
+
+def main(argv: Sequence[str]) -> int:
+    """Train; the last line on stdout is the run folder. Exit codes: 0, 1 diverged, 2 mistake, 130 SIGINT."""
+    try:
+        config = parse(argv)
+        path = train(config)
+    except UserError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 1
+    except Interrupted as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(error.folder)
+        return 128 + error.signal
+    if not config.dry_run:
+        print(path)
+    return 0

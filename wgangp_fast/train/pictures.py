@@ -1,0 +1,135 @@
+"""Pictures of a run: sample grids, scatter plots over the critic's contours, loss curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wgangp_fast.data import require
+
+GRID_SIDE = 640  # pixels: small images are enlarged to about this
+SEPARATOR = 96  # grey level of the lines between images
+GREY, ORANGE, GREEN = "#444444", "#e8710a", "#1a8a3a"
+
+
+def image_grid(path: Path, images: Tensor) -> None:
+    """Write images ``[N, C, H, W]`` in [-1, 1] as a nearly square grid, enlarged without smoothing.
+
+    Raises:
+        UserError: Pillow is not installed.
+    """
+    pillow = require("PIL.Image")
+    count, channels, height, width = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = max(1, GRID_SIDE // (columns * width))
+    gap = max(1, scale * width // 16)
+    pixels = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    high, wide = height * scale + gap, width * scale + gap
+    sheet = torch.full((channels, rows * high + gap, columns * wide + gap), SEPARATOR, dtype=torch.uint8)
+    for index, image in enumerate(pixels):
+        top, left = gap + index // columns * high, gap + index % columns * wide
+        sheet[:, top : top + height * scale, left : left + width * scale] = image
+    array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).contiguous().numpy()
+    pillow.fromarray(array).save(path)
+
+
+def points(
+    path: Path,
+    title: str,
+    real: Tensor,
+    fake: Tensor | None = None,
+    critic: Callable[[Tensor], Tensor] | None = None,
+    resolution: int = 128,
+) -> None:
+    """Draw points ``[N, 2]`` over the contour lines of a critic.
+
+    Args:
+        title: above the axes.
+        real, fake: orange and green; fakes are left out where there are none.
+        critic: ``[M, 2] -> [M]``, called on a grid of ``resolution**2`` points.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    figure, (axes,) = _figure(1, size=(6.4, 6.0))
+    extent = 1.25 * float(real.abs().max())
+    if critic is not None:
+        line = torch.linspace(-extent, extent, resolution)
+        grid = torch.cartesian_prod(line, line)
+        with torch.no_grad():
+            value = critic(grid.to(real.device)).cpu().view(resolution, resolution).T
+        lines = axes.contour(
+            line,
+            line,
+            value,
+            levels=14,
+            cmap="Greys",
+            linewidths=0.8,
+            alpha=0.8,
+            vmin=float(value.min()) - 1.0 * float(value.max() - value.min()),
+        )
+        bar = figure.colorbar(lines, ax=axes, shrink=0.85)
+        bar.set_label("critic score")
+    axes.plot(*real.cpu().T, "+", color=ORANGE, markersize=6, alpha=0.7, label="real")
+    if fake is not None:
+        axes.plot(*fake.cpu().T, ".", color=GREEN, markersize=4, alpha=0.6, label="generated")
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel="$x_2$", title=title)
+    axes.set_aspect("equal")
+    axes.legend(loc="upper right", framealpha=0.9)
+    figure.savefig(path, dpi=100)
+
+
+def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
+    """Draw the ticks of stats.jsonl over the iterations; nothing if there are none.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    if not ticks:
+        return
+    figure, (above, below) = _figure(2, size=(7.5, 6.5))
+    iterations = [tick["iteration"] for tick in ticks]
+    style = {"marker": "." if len(ticks) < 30 else None, "linewidth": 1.3}
+    above.plot(iterations, [tick["critic_loss"] for tick in ticks], color=GREY, label="critic loss", **style)
+    above.plot(
+        iterations,
+        [tick["wasserstein"] for tick in ticks],
+        color=ORANGE,
+        label="mean D(real) - mean D(fake)",
+        **style,
+    )
+    generator = [
+        (tick["iteration"], tick["generator_loss"]) for tick in ticks if tick["generator_loss"] is not None
+    ]
+    if generator:
+        above.plot(*zip(*generator, strict=True), color=GREEN, label="generator loss", **style)
+    above.set(ylabel="loss", title=title)
+    below.plot(
+        iterations,
+        [tick["grad_norm"] for tick in ticks],
+        color=GREY,
+        label="mean gradient norm of the critic",
+        **style,
+    )
+    if ticks[-1]["penalty"] is not None:
+        below.plot(
+            iterations, [t["penalty"] for t in ticks], color=ORANGE, label="penalty, before lambda", **style
+        )
+    below.set(xlabel="generator iteration", ylabel="norm, penalty", ylim=(0, None))
+    for axes in (above, below):
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+def _figure(rows: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    # Figure instead of pyplot: no global state, and no window system is ever asked for.
+    figure = require("matplotlib.figure").Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, 1, squeeze=False, sharex=True)[:, 0]

@@ -1,0 +1,75 @@
+"""Default settings: what a preset says, what a loss says, and which wins.
+
+A value is taken from the first place that has it: the user, the loss (unless it is wgan-gp, which the
+presets are written for), the preset, the common values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Algorithm 1 of Gulrajani et al. 2017, and what a run needs besides.
+COMMON: dict[str, Any] = {
+    "loss": "wgan-gp",
+    "one_sided": False,
+    "lambda_gp": 10.0,
+    "clip": 0.01,
+    "n_critic": 5,
+    "optimizer": "adam",
+    "lr": 1e-4,
+    "beta1": 0.0,
+    "beta2": 0.9,
+    "batch": 64,
+    "ema_kimg": 10.0,
+    "latent": 128,
+    "critic_norm": "none",
+    "generator_norm": "batch",
+    "seed": 0,
+    "penalty": "fast",
+    "device": "auto",
+    "threads": 0,
+    "tick": 50,
+    "snapshot": 500,
+    "keep": 3,
+}
+
+_TOY: dict[str, Any] = {
+    "critic": "toy-critic",
+    "generator": "toy-generator",
+    "critic_dim": 512,
+    "generator_dim": 512,
+    "generator_norm": "none",
+    "latent": 2,
+    "batch": 256,
+    "iters": 100_000,
+    "lambda_gp": 0.1,
+    "beta1": 0.5,
+    "tick": 200,
+    "snapshot": 2000,
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "data": "digits",
+        "critic": "digits-critic",
+        "generator": "digits-generator",
+        "critic_dim": 64,
+        "generator_dim": 64,
+        "latent": 32,
+        "iters": 1000,
+        "lr": 2e-3,
+        # These networks are too small to share: a second thread costs more than it brings.
+        "threads": 1,
+    },
+    "toy-8gaussians": {**_TOY, "data": "toy-8gaussians"},
+    "toy-25gaussians": {**_TOY, "data": "toy-25gaussians"},
+    "toy-swissroll": {**_TOY, "data": "toy-swissroll"},
+}
+
+# Paper section 2.1. RMSprop is PyTorch's (decay .99, eps outside the root), as in the WGAN authors' code.
+LOSS_SETTINGS: dict[str, dict[str, Any]] = {
+    "wgan-gp": {},
+    "wgan": {"optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5},
+    "gan": {"optimizer": "adam", "lr": 2e-4, "beta1": 0.5, "beta2": 0.999, "n_critic": 1},
+    "lsgan": {"optimizer": "rmsprop", "lr": 1e-4, "n_critic": 1},
+}
