@@ -1,6 +1,28 @@
-"""The WGAN-GP gradient penalty, exact and fast."""
+"""wgangp_fast: the WGAN-GP gradient penalty, exact and fast.
 
-from .penalty import gradient_penalty
+    penalty = gradient_penalty(critic, real, fake)      # replaces the stock call
+    loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
 
-__all__ = ["gradient_penalty"]
+Importing this needs torch and numpy alone; the engine is loaded by the first call.
+"""
+
+from .backend import BackendError
+from .penalty import (
+    BatchNormWarning,
+    StockPathWarning,
+    gradient_norm,
+    gradient_penalty,
+    input_gradient,
+    r1_penalty,
+)
+
+__all__ = [
+    "BackendError",
+    "BatchNormWarning",
+    "StockPathWarning",
+    "gradient_norm",
+    "gradient_penalty",
+    "input_gradient",
+    "r1_penalty",
+]
 __version__ = "0.1.0.dev0"

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def input_gradient(critic: Callable[[Tensor], Any], x: Tensor) -> Tensor:
@@ -24,7 +25,8 @@ def input_gradient(critic: Callable[[Tensor], Any], x: Tensor) -> Tensor:
     Returns:
         ``[N, ...]``, dtype and device of ``x``.
     """
-    with torch.enable_grad():
+    # The fused attention kernels have no second derivative; the mathematical form has.
+    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         if not x.requires_grad:
             x = x.detach().requires_grad_()
         score = critic(x)

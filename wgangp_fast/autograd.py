@@ -1,0 +1,107 @@
+"""The autograd boundary: two first-order Functions over a plan."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import FunctionCtx
+
+from .ops import norm_penalty
+
+_THIRD = (
+    "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative of "
+    "that gradient (a third derivative of the critic) is not available. Use impl='ref' for this call."
+)
+
+
+def first_order_only(gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
+    """Results of a backward pass; under ``create_graph=True`` using their graph raises and says why."""
+    if torch.is_grad_enabled():
+        present = [i for i, g in enumerate(gradients) if g is not None]
+        wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(
+            *[gradients[i].detach().requires_grad_() for i in present]  # type: ignore[union-attr]
+        )
+        for i, g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
+            gradients[i] = g
+    return tuple(gradients)
+
+
+@dataclass
+class Call:
+    """What one penalty call hands to its Function besides the tensors that autograd watches.
+
+    Attributes:
+        plan: the plan.
+        x: ``[N, ...]``, the penalty points, without history.
+        alpha: broadcasts against x; weights the real samples. None where x was given by the caller.
+        target, one_sided, reduction: of the penalty.
+    """
+
+    plan: Any
+    x: Tensor
+    alpha: Tensor | None = None
+    target: float = 1.0
+    one_sided: bool = False
+    reduction: str = "mean"
+
+
+def _sweep34(ctx: Any, seed: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor | None, list[Tensor | None]]:
+    of_x, of_leaves = ctx.plan.backward(seed, saved, ctx.numbers)
+    if of_x is None and ctx.plan.sweeps.wants_x:
+        of_x = torch.zeros_like(seed)  # piecewise linear: the penalty does not change with x
+    return of_x, of_leaves
+
+
+class GradientPenaltyFunction(Function):
+    """``(call, real, fake, alpha, *leaves) -> penalty``: forward is sweeps 1, 2 and the norm, backward
+    sweeps 3 and 4, scaled by the incoming gradient."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, call: Call, real: Tensor, fake: Tensor, alpha: Tensor, *leaves: Any) -> Tensor:
+        gradient, tensors, numbers = call.plan.forward(call.x, leaves)
+        penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
+        ctx.plan, ctx.numbers, ctx.reduction = call.plan, numbers, call.reduction  # type: ignore[attr-defined]
+        ctx.save_for_backward(gradient, slope, real, fake, alpha, *tensors)
+        if call.reduction == "mean":
+            return penalty.mean()
+        return penalty.sum() if call.reduction == "sum" else penalty
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        (incoming,) = grad_outputs
+        with torch.no_grad():
+            gradient, slope, real, fake, alpha, *saved = ctx.saved_tensors
+            factor = slope * incoming.to(slope.dtype)
+            if ctx.reduction == "mean":
+                factor /= max(slope.numel(), 1)
+            seed = gradient * factor.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
+            of_x, of_leaves = _sweep34(ctx, seed, tuple(saved))
+            of_real = of_fake = of_alpha = None
+            if of_x is not None:
+                of_real = alpha * of_x if ctx.needs_input_grad[1] else None
+                of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
+                if ctx.needs_input_grad[3]:
+                    of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape)
+        return None, *first_order_only([of_real, of_fake, of_alpha, *of_leaves])
+
+
+class InputGradientFunction(Function):
+    """``(call, x, *leaves) -> gradient of critic(x).sum()``, differentiable once more: the penalty's
+    building block for callers with a norm of their own."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, call: Call, x: Tensor, *leaves: Any) -> Tensor:
+        gradient, tensors, numbers = call.plan.forward(call.x, leaves)
+        ctx.plan, ctx.numbers = call.plan, numbers  # type: ignore[attr-defined]
+        ctx.save_for_backward(*tensors)
+        return gradient
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        with torch.no_grad():
+            of_x, of_leaves = _sweep34(ctx, grad_outputs[0], ctx.saved_tensors)
+        return None, *first_order_only([of_x, *of_leaves])

@@ -1,0 +1,1 @@
+"""capture, derive, fuse, run: from any critic to a plan. Imported on first use, because Dynamo is heavy."""

@@ -1,0 +1,496 @@
+"""From the critic's graph to the four sweeps, as two FX graphs of straight-line code.
+
+The derivation is reverse mode over the pair (primal, tangent). Its forward graph holds sweep 1 (primal)
+and sweep 2 (vjp from ones at the score to the input gradient); its backward graph holds sweep 3 (jvp
+from the seed) and sweep 4 (adjoint). What is structurally zero is absent: a value without an adjoint
+has no node, so a piecewise-linear critic has no sweep 4 at all.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.fx.proxy import GraphAppendingTracer
+
+from ..rules import Rule, Site, rule_of
+from ..rules.registry import bind, call_operator, plus, tensor_slots
+
+aten = torch.ops.aten
+
+#: operators whose result carries no derivative, although autograd may hand explicit zeros through them
+CONSTANT = {
+    getattr(getattr(aten, name), overload)
+    for name, overload in (
+        *(("detach", "default"), ("sign", "default"), ("sgn", "default"), ("floor", "default")),
+        *(("ceil", "default"), ("round", "default"), ("trunc", "default"), ("bernoulli", "p")),
+        *(("bernoulli", "default"), ("zeros_like", "default"), ("ones_like", "default")),
+        *(("full_like", "default"), ("empty_like", "default"), ("rand_like", "default")),
+        *(("randn_like", "default"), ("new_zeros", "default"), ("new_ones", "default")),
+        *(("new_full", "default"), ("new_empty", "default"), ("round", "decimals")),
+    )
+}
+
+
+class DeriveError(Exception):
+    """The sweeps of this critic cannot be written; the message says which node and why."""
+
+
+@dataclass
+class NodeInfo:
+    """What ``explain`` shows of one node."""
+
+    name: str
+    op: str
+    rule: str
+    sweep4: bool
+    reason: str = ""
+    node: fx.Node | None = None
+
+
+@dataclass
+class Sweeps:
+    """The derived code.
+
+    Attributes:
+        forward: ``(x, *leaves) -> (input gradient, *saved)``: sweeps 1 and 2.
+        backward: ``(seed, *saved) -> (adjoint of x or None, *adjoints of the wanted leaves)``: sweeps
+            3 and 4; None where nothing was wanted.
+        leaf_zero: indices of wanted leaves whose gradient is exactly zero (stock code returns zeros).
+        saved_is_tensor: for each saved value, whether it is a tensor (else a number).
+        nodes: one entry a critic node.
+    """
+
+    forward: fx.GraphModule
+    backward: fx.GraphModule | None
+    wanted: tuple[int, ...]
+    wants_x: bool
+    leaf_zero: frozenset[int] = frozenset()
+    saved_is_tensor: tuple[bool, ...] = ()
+    nodes: list[NodeInfo] = field(default_factory=list)
+
+
+def value_of(node: Any) -> Any:
+    """The fake value recorded for a node; constants are themselves."""
+    return node.meta["val"] if isinstance(node, fx.Node) else node
+
+
+def is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
+
+
+class _PlanSite(Site):
+    """A site whose values are FX proxies of the sweep being written."""
+
+    graph: fx.Graph
+    tracer: GraphAppendingTracer
+
+    def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
+        def run(*values: Any) -> Any:
+            return function(op, *values)
+
+        run.__name__ = f"{function.__name__}_{op._schema.name.split('::')[1]}"
+        run.__module__ = "wgangp_fast_plan"
+        return self.current().create(run, args)
+
+    current: Callable[[], _Writer]
+
+
+class _Writer:
+    """One FX graph under construction."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.tracer = GraphAppendingTracer(self.graph)
+
+        self._last: fx.Node | None = None
+
+    def placeholder(self, name: str) -> fx.Proxy:
+        """A new input, after the earlier ones and before all code."""
+        with self.graph.inserting_after(self._last) if self._last else self.graph.inserting_before(_first(self.graph)):
+            self._last = self.graph.placeholder(name)
+        return fx.Proxy(self._last, self.tracer)
+
+    def create(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
+        return self.tracer.create_proxy("call_function", target, args, kwargs or {})
+
+
+def _first(graph: fx.Graph) -> fx.Node | None:
+    return next(iter(graph.nodes), None)
+
+
+class Derivation:
+    """One use: ``Derivation(graph, wants_x, wanted).run()``.
+
+    Args:
+        graph: the functional ATen graph of the critic. Placeholders are x, then the leaves; the output
+            is the score. ``node.meta["val"]`` is the fake value, ``node.meta["no_grad"]`` is true where
+            the critic had switched gradients off.
+        wants_x: whether the adjoint of x itself is wanted (real or fake requires a gradient).
+        wanted: indices of the leaves whose gradients are wanted.
+    """
+
+    def __init__(self, graph: fx.Graph, wants_x: bool, wanted: Iterable[int]) -> None:
+        self.nodes = list(graph.nodes)
+        self.inputs = [n for n in self.nodes if n.op == "placeholder"]
+        self.x, self.leaves = self.inputs[0], self.inputs[1:]
+        (self.score,) = next(n for n in self.nodes if n.op == "output").args
+        self.calls = [n for n in self.nodes if n.op == "call_function"]
+        self.wants_x, self.wanted = wants_x, tuple(wanted)
+        self.sites: dict[fx.Node, _PlanSite] = {}
+        self.rules: dict[fx.Node, Rule] = {}
+        self.moves: set[fx.Node] = {self.x}
+        self.needed: set[fx.Node] = {self.leaves[i] for i in self.wanted} | ({self.x} if wants_x else set())
+
+        self.forward, self.backward = _Writer(), _Writer()
+        self.writer = self.forward
+        self.primal: dict[fx.Node, Any] = {}  # sweep 1, in the forward graph
+        self.imported: dict[fx.Node, fx.Proxy] = {}  # forward-graph node -> backward-graph placeholder
+        self.saved: list[fx.Node] = []
+        self.cotangent: dict[fx.Node, Any] = {}
+        self.tangent: dict[fx.Node, Any] = {}
+        self.adjoint: dict[fx.Node, Any] = {}
+
+    # structure ------------------------------------------------------------------------------------
+
+    def _analyse(self) -> None:
+        """Which nodes move with x, and which lie on a path from a wanted leaf."""
+        for node in self.calls:
+            if node.meta.get("no_grad") or node.target in CONSTANT or node.target is aten.copy_.default:
+                continue
+            if node.target is operator.getitem:
+                source, index = node.args
+                if source in self.moves and index in self._moving_outputs(source) and is_float(value_of(node)):
+                    self.moves.add(node)
+                if source in self.needed and is_float(value_of(node)):
+                    self.needed.add(node)
+                continue
+            val = value_of(node)
+            if not (is_float(val) or isinstance(val, (tuple, list))):
+                continue
+            slots = self._slot_nodes(node)
+            active = frozenset(s for s, n in slots.items() if n in self.moves)
+            needed = any(n in self.needed for n in slots.values())
+            if not active and not needed:
+                continue
+            site = self._site(node, active)
+            rule = self._rule(node, site, active or frozenset(s for s, n in slots.items() if n in self.needed))
+            if active and self._moving_outputs(node):
+                self.moves.add(node)
+            if needed and (active or rule.inline):
+                self.needed.add(node)
+
+    def _rule(self, node: fx.Node, site: _PlanSite, active: frozenset[str]) -> Rule:
+        if torch.Tag.nondeterministic_seeded in node.target.tags and node.target is not aten.native_dropout.default:
+            raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
+        bound = bind(node.target, node.args, node.kwargs)
+        probe = Site(site.op, _values(bound), site._read, active, site.result)
+        try:
+            rule = rule_of(probe)
+        except Exception as error:
+            raise DeriveError(f"{node.target} cannot be differentiated twice: {error}") from error
+        self.rules[node] = rule
+        return rule
+
+    def _moving_outputs(self, node: fx.Node) -> frozenset[int]:
+        rule = self.rules[node]
+        outputs = getattr(rule, "outputs", None)
+        if outputs is not None:
+            return outputs
+        val = value_of(node)
+        if isinstance(val, (tuple, list)) and getattr(rule, "every_output", False):
+            return frozenset(range(len(val)))
+        return frozenset({0})
+
+    def _slot_nodes(self, node: fx.Node) -> dict[str, fx.Node]:
+        bound = bind(node.target, node.args, node.kwargs)
+        found: dict[str, fx.Node] = {}
+        for name, value in bound.items():
+            if isinstance(value, fx.Node):
+                if is_float(value_of(value)):
+                    found[name] = value
+            elif isinstance(value, (list, tuple)):
+                for i, member in enumerate(value):
+                    if isinstance(member, fx.Node) and is_float(value_of(member)):
+                        found[f"{name}.{i}"] = member
+        return found
+
+    def _site(self, node: fx.Node, active: frozenset[str]) -> _PlanSite:
+        bound = bind(node.target, node.args, node.kwargs)
+        def read(kind: str, key: Any) -> Any:
+            if kind == "in":
+                name, _, index = key.partition(".")
+                source = bound[name][int(index)] if index else bound[name]
+                return self._read(source)
+            if key is None:
+                return self._here(self.primal[node])
+            member = next(
+                (u for u in node.users if u.target is operator.getitem and u.args[1] == key), None
+            )
+            return self._here(self.primal[node][key] if member is None else self.primal[member])
+
+        # Numbers that the graph computes (a fade-in factor) are read like primals, when a rule asks.
+        arguments = _values(bound)
+        arguments = {
+            name: _Number(lambda s=source: self._read(s)) if _is_number(source) else arguments[name]
+            for name, source in bound.items()
+        }
+        site = _PlanSite(node.target, _Lazy(arguments), read, active, value_of(node))
+        site.current = lambda: self.writer
+        self.sites[node] = site
+        return site
+
+    # values ---------------------------------------------------------------------------------------
+
+    def _read(self, source: fx.Node) -> Any:
+        return self._here(self.primal[source])
+
+    def _here(self, value: Any) -> Any:
+        """A forward-graph value in the graph being written; crossing over makes it saved."""
+        if self.writer is self.forward or not isinstance(value, fx.Proxy):
+            return value
+        if value.node.graph is self.backward.graph:
+            return value
+        if value.node not in self.imported:
+            self.saved.append(value.node)
+            self.imported[value.node] = self.backward.placeholder(f"saved_{value.node.name}")
+        return self.imported[value.node]
+
+    def _there(self, value: Any) -> Any:
+        """Cotangents (a proxy, or a tuple of them for a node with several outputs) in this graph."""
+        if isinstance(value, (tuple, list)):
+            return tuple(self._here(v) for v in value)
+        return self._here(value)
+
+    def _gather(self, table: dict[fx.Node, Any], node: fx.Node) -> Any:
+        """The entry of a node; for a node with several outputs the tuple of its members' entries."""
+        val = value_of(node)
+        if not isinstance(val, (tuple, list)):
+            return table.get(node)
+        members = [None] * len(val)
+        for user in node.users:
+            if user.target is operator.getitem and user in table:
+                members[user.args[1]] = plus(members[user.args[1]], table[user])
+        return tuple(members) if any(m is not None for m in members) else None
+
+    # sweeps ---------------------------------------------------------------------------------------
+
+    def run(self) -> Sweeps:
+        if self.score is self.x:
+            raise DeriveError("the critic returns its input")
+        self._analyse()
+        if self.score not in self.moves:
+            raise DeriveError("the critic's output does not depend on x")
+        self._sweep1()
+        self._sweep2()
+        self.writer = self.backward
+        with_adjoint = self._structure(stock=False)
+        zero = self._structure(stock=True)
+        if self.needed:
+            self._sweep3(with_adjoint)
+            self._sweep4(with_adjoint)
+        return self._finish(with_adjoint, zero)
+
+    def _sweep1(self) -> None:
+        for node in self.inputs:
+            self.primal[node] = self.forward.placeholder(node.name)
+        for node in self.calls:
+            args = fx.map_arg(node.args, self.primal.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, self.primal.__getitem__)
+            if node.target is operator.getitem:
+                self.primal[node] = args[0][args[1]]
+            else:
+                self.primal[node] = self.forward.create(node.target, args, kwargs)
+
+    def _sweep2(self) -> None:
+        score = value_of(self.score)
+        self.cotangent[self.score] = self.forward.create(
+            torch.ones, (list(score.shape),), {"dtype": score.dtype, "device": score.device}
+        )
+        for node in reversed(self.calls):
+            if node not in self.moves or node.target is operator.getitem:
+                continue
+            g = self._gather(self.cotangent, node)
+            if g is None:
+                continue
+            site = self.sites[node]
+            found = self.rules[node].vjp(site, g, site.active)
+            self._add(self.cotangent, node, found, self.moves)
+        if self.x not in self.cotangent:
+            raise DeriveError("the critic's output does not depend on x")
+
+    def _add(self, table: dict[fx.Node, Any], node: fx.Node, found: Any, where: set[fx.Node]) -> None:
+        slots = self._slot_nodes(node)
+        for slot, value in found.items():
+            source = slots[slot]
+            if value is not None and source in where:
+                table[source] = plus(table.get(source), value)
+
+    def _structure(self, stock: bool) -> set[fx.Node]:
+        """Values that get an adjoint. ``stock``: as if piecewise-linear nodes bent (explicit zeros)."""
+        reached: set[fx.Node] = set()
+        for node in reversed(self.calls):
+            if node.target is operator.getitem:
+                if node in reached and node.args[0] in self.needed:
+                    reached.add(node.args[0])
+                continue
+            if node not in self.rules:
+                continue
+            rule, site = self.rules[node], self.sites[node]
+            moving = frozenset() if self._gather(self.cotangent, node) is None else site.active
+            bent = rule.curved(site, moving) if moving else frozenset()
+            if stock and rule.piecewise_linear and moving:
+                bent = bent | moving
+            for slot, source in self._slot_nodes(node).items():
+                if source in self.needed and (slot in bent or (node in reached and node in self.needed)):
+                    reached.add(source)
+        return reached
+
+    def _sweep3(self, with_adjoint: set[fx.Node]) -> None:
+        self.tangent[self.x] = self.backward.placeholder("seed")
+        for node in self.calls:
+            if node not in self.moves or node.target is operator.getitem:
+                continue
+            site, slots = self.sites[node], self._slot_nodes(node)
+            t = {s: self.tangent[slots[s]] for s in site.active if slots[s] in self.tangent}
+            if not t:
+                continue
+            moved = self.rules[node].jvp(site, t)
+            if isinstance(moved, tuple):
+                for user in node.users:
+                    if user.target is operator.getitem and moved[user.args[1]] is not None:
+                        self.tangent[user] = moved[user.args[1]]
+            elif moved is not None:
+                self.tangent[node] = moved
+            if not self._has(with_adjoint, node):
+                self._bend(node, t)
+
+    def _has(self, with_adjoint: set[fx.Node], node: fx.Node) -> bool:
+        if isinstance(value_of(node), (tuple, list)):
+            return any(user in with_adjoint for user in node.users)
+        return node in with_adjoint
+
+    def _bend(self, node: fx.Node, t: dict[str, Any]) -> None:
+        """Curvature alone, at a node whose output has no adjoint (early, so that tangents die young)."""
+        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        g = self._gather(self.cotangent, node)
+        if g is None:
+            return
+        bent = frozenset(s for s in rule.curved(site, frozenset(t)) if slots.get(s) in self.needed)
+        if bent:
+            self._add(self.adjoint, node, rule.curvature(site, self._there(g), t, bent), self.needed)
+
+    def _sweep4(self, with_adjoint: set[fx.Node]) -> None:
+        for node in reversed(self.calls):
+            if node not in self.rules or node not in self.needed or not self._has(with_adjoint, node):
+                continue
+            site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+            t = {s: self.tangent[slots[s]] for s in site.active if slots[s] in self.tangent}
+            c = self._gather(self.adjoint, node)
+            if c is None:
+                self._bend(node, t)
+                continue
+            wanted = frozenset(s for s, n in slots.items() if n in self.needed)
+            g = self._gather(self.cotangent, node) if t and rule.curved(site, frozenset(t)) & wanted else None
+            found = rule.adjoint(site, c, self._there(g) if g is not None else None, t, wanted)
+            self._add(self.adjoint, node, found, self.needed)
+
+    # the end --------------------------------------------------------------------------------------
+
+    def _finish(self, with_adjoint: set[fx.Node], zero: set[fx.Node]) -> Sweeps:
+        backward = None
+        if self.needed:
+            results = [self.adjoint.get(self.x) if self.wants_x else None]
+            results += [self.adjoint.get(self.leaves[i]) for i in self.wanted]
+            self.backward.graph.output(tuple(r.node if r is not None else None for r in results))
+            sweep(self.backward.graph)
+            for node in list(self.backward.graph.nodes):
+                if node.op == "placeholder" and node.name != "seed" and not node.users:
+                    self.backward.graph.erase_node(node)
+            alive = {n.target for n in self.backward.graph.nodes if n.op == "placeholder"}
+            self.saved = [n for n in self.saved if self.imported[n].node.target in alive]
+        self.forward.graph.output((self.cotangent[self.x].node, *self.saved))
+        sweep(self.forward.graph)
+        if self.needed:
+            backward = fx.GraphModule(torch.nn.Module(), self.backward.graph, "Backward")
+        kinds = {p.node: value_of(n) for n, p in self.primal.items() if isinstance(p, fx.Proxy)}
+        zeros = frozenset(
+            k for k, i in enumerate(self.wanted) if self.leaves[i] not in self.adjoint and self.leaves[i] in zero
+        )
+        return Sweeps(
+            fx.GraphModule(torch.nn.Module(), self.forward.graph, "Forward"),
+            backward,
+            self.wanted,
+            self.wants_x,
+            zeros,
+            tuple(isinstance(kinds.get(n, torch.empty(0)), (Tensor, tuple, list)) for n in self.saved),
+            [self._info(n, with_adjoint) for n in self.calls if n.target is not operator.getitem],
+        )
+
+    def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> NodeInfo:
+        rule = self.rules.get(node) if node in self.moves else None
+        return NodeInfo(
+            node.name,
+            str(node.target),
+            type(rule).__name__ if rule else "constant",
+            rule is not None and self._has(with_adjoint, node),
+            getattr(rule, "reason", ""),
+            node,
+        )
+
+
+class _Number:
+    """A number that the graph computes at run time."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self.read = read
+
+
+class _Lazy(dict[str, Any]):
+    """Arguments of a site; numbers computed by the graph become proxies of the current sweep when read."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value.read() if isinstance(value, _Number) else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default
+
+    def items(self) -> Any:  # type: ignore[override]
+        return [(name, self[name]) for name in self]
+
+
+def _is_number(source: Any) -> bool:
+    return isinstance(source, fx.Node) and not isinstance(value_of(source), (Tensor, tuple, list))
+
+
+def _values(bound: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: [value_of(v) for v in value] if isinstance(value, (list, tuple)) else value_of(value)
+        for name, value in bound.items()
+    }
+
+
+def sweep(graph: fx.Graph) -> None:
+    """Remove dead code; effects and draws of random numbers stay, so that streams match eager code."""
+
+    def impure(node: fx.Node) -> bool:
+        if node.op in ("placeholder", "output"):
+            return True
+        schema = getattr(node.target, "_schema", None)
+        tags = getattr(node.target, "tags", ())
+        return bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags
+
+    graph.eliminate_dead_code(impure)
+
+
+def derive(graph: fx.Graph, wants_x: bool, wanted: Iterable[int]) -> Sweeps:
+    """Write the sweeps; see :class:`Derivation` and :class:`Sweeps`."""
+    return Derivation(graph, wants_x, wanted).run()
+
+
+__all__ = ["DeriveError", "NodeInfo", "Sweeps", "call_operator", "derive", "tensor_slots"]

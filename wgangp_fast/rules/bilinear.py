@@ -1,0 +1,233 @@
+"""Bilinear operators: matrix products, convolutions, multiplication.
+
+Three functions give every order: ``apply`` (the product itself), ``transpose_a`` (gradient for the
+first factor) and ``transpose_b`` (gradient for the second). Usually the second factor is a parameter:
+then sweep 2 is ``transpose_a(g, b)``, sweep 3 is ``apply(t, b)``, the first weight-gradient term is
+``transpose_b(t, g)`` and sweep 4 adds ``transpose_b(a, c)``. The two terms are made by ONE call on the
+concatenated pairs, because a weight gradient sums over the batch anyway. Both factors may move, as in
+attention; then the cross terms are the curvature.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .registry import Rule, Site, Slots, plus, register, unbroadcast
+
+aten = torch.ops.aten
+
+
+class Bilinear(Rule):
+    """``y = apply(a, b) (+ bias)``; subclasses name the slots and give the three functions."""
+
+    a, b = "self", "mat2"
+    bias: str | None = None
+    #: dimension along which both (a, g) pairs of two weight-gradient terms are concatenated; None: add.
+    merge: int | None = 0
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        raise NotImplementedError
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        raise NotImplementedError
+
+    def bias_gradient(self, site: Site, g: Any) -> Any:
+        raise NotImplementedError
+
+    def bias_tangent(self, site: Site, t: Any) -> Any:
+        raise NotImplementedError
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        out: dict[str, Any] = {}
+        if self.a in slots:
+            out[self.a] = self.transpose_a(site, g, site.primal(self.b))
+        if self.b in slots:
+            out[self.b] = self.transpose_b(site, site.primal(self.a), g)
+        if self.bias in slots:
+            assert self.bias is not None
+            out[self.bias] = self.bias_gradient(site, g)
+        return out
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        total = None
+        if self.a in t:
+            total = self.apply(site, t[self.a], site.primal(self.b))
+        if self.b in t:
+            total = plus(total, self.apply(site, site.primal(self.a), t[self.b]))
+        if self.bias in t:
+            assert self.bias is not None
+            total = plus(total, self.bias_tangent(site, t[self.bias]))
+        return total
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return frozenset(
+            slot for slot, other in ((self.b, self.a), (self.a, self.b)) if other in moving and self.is_tensor(site, slot)
+        )
+
+    @staticmethod
+    def is_tensor(site: Site, slot: str) -> bool:
+        return isinstance(site.arguments.get(slot), torch.Tensor)
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        out: dict[str, Any] = {}
+        if self.a in slots:
+            out[self.a] = self.transpose_a(site, g, t[self.b])
+        if self.b in slots:
+            out[self.b] = self.transpose_b(site, t[self.a], g)
+        return out
+
+    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        if self.merge is None or g is None or self.a not in t or self.b not in slots:
+            return super().adjoint(site, c, g, t, slots)
+        tangents, primals = t[self.a], site.primal(self.a)
+        out = dict(super().adjoint(site, c, g, t, slots - {self.b}))
+        out[self.b] = self.transpose_b(
+            site, torch.cat([tangents, primals], self.merge), torch.cat([g, c], self.merge)
+        )
+        return out
+
+
+@register(aten.convolution.default)
+class Convolution(Bilinear):
+    """Convolution of any rank, stride, dilation and grouping, transposed or not."""
+
+    a, b, bias = "input", "weight", "bias"
+
+    def _geometry(self, site: Site) -> tuple[Any, ...]:
+        names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
+        return tuple(site[name] for name in names)
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch.convolution(a, b, None, *self._geometry(site))
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        # The library only reads the shape of the input here; expand() gives one without memory.
+        like = site.shape(self.a)
+        return aten.convolution_backward.default(
+            g, g.new_empty(1).expand(like), b, None, *self._geometry(site), [True, False, False]
+        )[0]
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return aten.convolution_backward.default(
+            g, a, site.primal(self.b), None, *self._geometry(site), [False, True, False]
+        )[1]
+
+    def bias_gradient(self, site: Site, g: Any) -> Any:
+        return g.sum([0, *range(2, site.result.dim())])
+
+    def bias_tangent(self, site: Site, t: Any) -> Any:
+        shape = [1, -1] + [1] * (site.result.dim() - 2)
+        return t.reshape(shape).expand(list(site.result.shape))
+
+
+@register(aten.linear.default)
+class Linear(Bilinear):
+    """``a @ b.T + bias``; plans hold it where the critic's graph has mm or addmm with a transposed weight."""
+
+    a, b, bias = "input", "weight", "bias"
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch._C._nn.linear(a, b)
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return torch.matmul(g, b) if site.result.dim() != 2 else torch.mm(g, b)
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        if site.result.dim() != 2:
+            a, g = a.reshape(-1, site.shape(self.a)[-1]), g.reshape(-1, site.result.shape[-1])
+        return torch.mm(g.t(), a)
+
+    def bias_gradient(self, site: Site, g: Any) -> Any:
+        return g.sum(list(range(site.result.dim() - 1)))
+
+    def bias_tangent(self, site: Site, t: Any) -> Any:
+        return t.expand(list(site.result.shape))
+
+
+@register(aten.mm.default)
+class MatrixProduct(Bilinear):
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch.mm(a, b)
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return torch.mm(g, b.t())
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return torch.mm(a.t(), g)
+
+
+@register(aten.bmm.default)
+class BatchedMatrixProduct(Bilinear):
+    merge = 1
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch.bmm(a, b)
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return torch.bmm(g, b.mT)
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return torch.bmm(a.mT, g)
+
+
+@register(aten.mv.default)
+class MatrixVector(Bilinear):
+    b = "vec"
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch.mv(a, b)
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return torch.outer(g, b)
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return torch.mv(a.t(), g)
+
+
+@register(aten.dot.default)
+class Dot(Bilinear):
+    a, b, merge = "self", "tensor", None
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return torch.dot(a, b)
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return g * b
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return g * a
+
+
+@register(aten.mul.Tensor)
+class Multiply(Bilinear):
+    """Elementwise product with broadcasting; also a product with a number in the second place."""
+
+    b, merge = "other", None
+
+    def apply(self, site: Site, a: Any, b: Any) -> Any:
+        return a * b
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        if self.is_tensor(site, self.b):
+            return super().vjp(site, g, slots)
+        return {self.a: g * site[self.b]}
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        if self.is_tensor(site, self.b):
+            return super().jvp(site, t)
+        return t[self.a] * site[self.b]
+
+    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        return self._narrow(site, g * b, self.a)
+
+    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        return self._narrow(site, g * a, self.b)
+
+    def _narrow(self, site: Site, value: Any, slot: str) -> Any:
+        value = unbroadcast(value, site.shape(slot), site.result.shape)
+        return value if site.val(slot).dtype == site.result.dtype else value.to(site.val(slot).dtype)

@@ -1,0 +1,291 @@
+"""Normalisation over a set of elements, and the statistics it is made of.
+
+With ``xh = (h - mean) * r``, ``r = 1/sqrt(var + eps)`` over the K elements of one row and
+``P(v) = v - mean(v) - xh*mean(xh*v)``, the Jacobian of ``xh`` is ``J v = r P(v)``. It is symmetric, so
+the library's fused backward kernel is also the jvp. For ``s = <g, J t>``, writing ``a = mean(xh*g)``,
+``b = mean(xh*t)`` and ``m = mean(g*t) - mean(g)*mean(t) - a*b``,
+
+    ds/dh = -r * (r * m * xh + b * J g + a * J t)
+
+and ``J g`` and ``J t`` are the results of sweeps 2 and 3. The affine part ``y = xh*w + bias`` is bilinear.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .linear_map import reduced_dims, spread
+from .registry import Rule, Site, Slots, add_rule, register
+
+aten = torch.ops.aten
+
+
+class Normalisation(Rule):
+    """``y = (h - mean) * r * weight + bias``; subclasses say over what, and call the library."""
+
+    def geometry(self, site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
+        """``(shape, dims, stat_shape, affine_shape)``: a view of h, its reduced dimensions, and the
+        shapes in which row statistics and weights broadcast against that view."""
+        raise NotImplementedError
+
+    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+        """The library's backward kernel: ``(J (v*weight), sum v*xh, sum v)`` where the mask asks."""
+        raise NotImplementedError
+
+    def _weight(self, site: Site) -> Any:
+        return site.primal("weight") if site.has("weight") else None
+
+    def accepts(self, site: Site) -> bool:
+        return site.active <= {"input", "self"}
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        names = ("input", "weight", "bias")
+        mask = [name in slots for name in names]
+        found = self.backward(site, g[0], self._weight(site), mask)
+        return {name: found[i] for i, name in enumerate(names) if mask[i]}
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        centred = self._moved(site, t["input"])
+        if site.has("weight"):
+            shape, _, _, affine = self.geometry(site)
+            centred = (centred.reshape(shape) * site.primal("weight").reshape(affine)).reshape(
+                site.shape("input")
+            )
+        return (centred,) + (None,) * (len(site.result) - 1)
+
+    def _moved(self, site: Site, t: Any) -> Any:
+        """``J t``."""
+        return self.backward(site, t, None, [True, False, False])[0]
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        if "input" not in moving:
+            return frozenset()
+        return frozenset({"input"} | ({"weight"} if site.has("weight") else set()))
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        shape, dims, stats, affine = self.geometry(site)
+        h, cotangent, tangent = site.primal("input").reshape(shape), g[0].reshape(shape), t["input"].reshape(shape)
+        jt = self._moved(site, t["input"]).reshape(shape)
+        out: dict[str, Any] = {}
+        if "weight" in slots:
+            kept = [d for d in range(len(shape)) if affine[d] == 1 and shape[d] != 1]
+            out["weight"] = (cotangent * jt).sum(kept).reshape(site.shape("weight")) if kept else (
+                cotangent * jt
+            ).reshape(site.shape("weight"))
+        if "input" in slots:
+            jg = self.backward(site, g[0], self._weight(site), [True, False, False])[0].reshape(shape)
+            if site.has("weight"):
+                cotangent = cotangent * site.primal("weight").reshape(affine)
+            mean, r = site.output(1).reshape(stats), site.output(2).reshape(stats)
+            # xh = (h - mean)*r enters three means; the mean is taken out so that h is read, not xh.
+            g_mean, t_mean = cotangent.mean(dims, keepdim=True), tangent.mean(dims, keepdim=True)
+            a = ((h * cotangent).mean(dims, keepdim=True) - mean * g_mean) * r
+            b = ((h * tangent).mean(dims, keepdim=True) - mean * t_mean) * r
+            m = (cotangent * tangent).mean(dims, keepdim=True) - g_mean * t_mean - a * b
+            bent = (h - mean) * (m * r * r) + jg * b + jt * a
+            out["input"] = (bent * -r).reshape(site.shape("input"))
+        return out
+
+
+@register(aten.native_layer_norm.default)
+class LayerNorm(Normalisation):
+    def geometry(self, site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
+        shape, inner = site.shape("input"), len(site["normalized_shape"])
+        k = 1
+        for size in shape[len(shape) - inner :]:
+            k *= size
+        rows = site.val("input").numel() // max(k, 1)
+        return [rows, k], [1], [rows, 1], [1, k]
+
+    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+        # The kernel refuses to fill a bias gradient without a bias; it never reads the bias's values.
+        bias = weight if mask[2] and weight is not None else None
+        return aten.native_layer_norm_backward.default(
+            v, site.primal("input"), site["normalized_shape"], site.output(1), site.output(2), weight, bias, mask
+        )
+
+
+@register(aten.native_group_norm.default)
+class GroupNorm(Normalisation):
+    def geometry(self, site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
+        n, c, length, groups = site["N"], site["C"], site["HxW"], site["group"]
+        return [n, groups, c // groups, length], [2, 3], [n, groups, 1, 1], [1, groups, c // groups, 1]
+
+    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+        return aten.native_group_norm_backward.default(
+            v.contiguous(), site.primal("input"), site.output(1), site.output(2), weight,
+            site["N"], site["C"], site["HxW"], site["group"], mask,
+        )  # fmt: skip
+
+
+class BatchNorm(Normalisation):
+    """Batch statistics: couples the samples, and is differentiated as exactly as stock does it."""
+
+    def geometry(self, site: Site) -> tuple[list[int], list[int], list[int], list[int]]:
+        shape = site.shape("input")
+        length = 1
+        for size in shape[2:]:
+            length *= size
+        return [shape[0], shape[1], length], [0, 2], [1, shape[1], 1], [1, shape[1], 1]
+
+    def trains(self, site: Site) -> bool:
+        return bool(site.arguments.get("training", False))
+
+    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+        return aten.native_batch_norm_backward.default(
+            v, site.primal("input"), weight, None, None, site.output(1), site.output(2), True, site["eps"], mask
+        )
+
+
+class FixedNorm(Normalisation):
+    """Batch norm in ``eval()``: constant statistics, hence linear in h and bilinear with the weight."""
+
+    def _r(self, site: Site) -> Any:
+        return torch.rsqrt(site.primal("running_var") + site["eps"]).reshape(_channel(site))
+
+    def _scale(self, site: Site) -> Any:
+        r = self._r(site)
+        return r * site.primal("weight").reshape(_channel(site)) if site.has("weight") else r
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        out: dict[str, Any] = {}
+        if "input" in slots:
+            out["input"] = g[0] * self._scale(site)
+        dims = _others(site)
+        if "weight" in slots:
+            xh = (site.primal("input") - site.primal("running_mean").reshape(_channel(site))) * self._r(site)
+            out["weight"] = (g[0] * xh).sum(dims)
+        if "bias" in slots:
+            out["bias"] = g[0].sum(dims)
+        return out
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        return (t["input"] * self._scale(site),) + (None,) * (len(site.result) - 1)
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return frozenset({"weight"}) if "input" in moving and site.has("weight") else frozenset()
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        return {"weight": (g[0] * t["input"] * self._r(site)).sum(_others(site))}
+
+
+def _channel(site: Site) -> list[int]:
+    return [1, -1] + [1] * (site.val("input").dim() - 2)
+
+
+def _others(site: Site) -> list[int]:
+    return [d for d in range(site.val("input").dim()) if d != 1]
+
+
+class _EitherBatchNorm(Rule):
+    """One operator, two meanings: the ``training`` argument chooses."""
+
+    inline = False
+
+    def __init__(self) -> None:
+        self.batch, self.fixed = BatchNorm(), FixedNorm()
+
+    def _of(self, site: Site) -> Normalisation:
+        return self.batch if self.batch.trains(site) else self.fixed
+
+    def accepts(self, site: Site) -> bool:
+        return site.active <= {"input"}
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        return self._of(site).vjp(site, g, slots)
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        return self._of(site).jvp(site, t)
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return self._of(site).curved(site, moving)
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        return self._of(site).curvature(site, g, t, slots)
+
+
+add_rule(
+    _EitherBatchNorm(),
+    *(aten.native_batch_norm.default, aten._native_batch_norm_legit.default),
+    *(aten._native_batch_norm_legit.no_stats, aten._native_batch_norm_legit_functional.default),
+    *(aten._native_batch_norm_legit_no_training.default,),
+)
+
+
+class Variance(Rule):
+    """``var`` (``root=False``) and ``std`` over some dimensions, with a correction."""
+
+    def __init__(self, root: bool) -> None:
+        self.root = root
+
+    def _dof(self, site: Site) -> float:
+        count = site.val("self").numel() // max(site.result.numel(), 1)
+        correction = 1 if site["correction"] is None else site["correction"]
+        return max(count - correction, 0)
+
+    def _centred(self, site: Site, v: Any) -> Any:
+        return v - v.mean(reduced_dims(site), keepdim=True)
+
+    def _factor(self, site: Site) -> Any:
+        """var: 2/dof. std: 1/(dof*y), zero where y is zero, as in autograd."""
+        if not self.root:
+            return 2 / self._dof(site)
+        y = spread(site, site.output())
+        return torch.where(y == 0, 0, 1 / (y * self._dof(site)))
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        return {"self": self._centred(site, site.primal("self")) * (spread(site, g) * self._factor(site))}
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        moved = self._rate(site, t["self"])
+        return moved.reshape(list(site.result.shape))
+
+    def _rate(self, site: Site, tangent: Any) -> Any:
+        centred = self._centred(site, site.primal("self"))
+        return (centred * tangent).sum(reduced_dims(site), keepdim=True) * self._factor(site)
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return moving & {"self"}
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        bent = self._centred(site, t["self"])
+        if self.root:
+            y = spread(site, site.output())
+            rate = self._rate(site, t["self"])
+            bent = bent - self._centred(site, site.primal("self")) * torch.where(y == 0, 0, rate / y)
+        return {"self": bent * (spread(site, g) * self._factor(site))}
+
+
+add_rule(Variance(root=False), aten.var.correction)
+add_rule(Variance(root=True), aten.std.correction)
+
+
+@register(aten.linalg_vector_norm.default)
+class VectorNorm(Rule):
+    """The Euclidean norm over some dimensions; other orders go to the generic rule."""
+
+    def accepts(self, site: Site) -> bool:
+        return site["ord"] == 2 and site["dtype"] is None
+
+    def _unit(self, site: Site) -> tuple[Any, Any]:
+        n = spread(site, site.output())
+        inverse = torch.where(n == 0, 0, 1 / n)  # the subgradient zero, as in autograd
+        return site.primal("self") * inverse, inverse
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        return {"self": self._unit(site)[0] * spread(site, g)}
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        rate = (self._unit(site)[0] * t["self"]).sum(reduced_dims(site), keepdim=True)
+        return rate.reshape(list(site.result.shape))
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return moving & {"self"}
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        unit, inverse = self._unit(site)
+        rate = (unit * t["self"]).sum(reduced_dims(site), keepdim=True)
+        return {"self": (t["self"] - unit * rate) * (spread(site, g) * inverse)}
+

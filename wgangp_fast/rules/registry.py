@@ -1,0 +1,229 @@
+"""What a rule is, and the table from ATen operators to rules.
+
+A rule says how one operator takes part in the four sweeps (see the engine's ``derive``). It is written
+with ordinary torch calls on *slots*: the operator's tensor arguments, called by their schema names
+(``"self"``, ``"weight"``; the members of a list are ``"tensors.0"``, ``"tensors.1"`` ...). The values
+that it gets are FX proxies while a plan is being written and real tensors in the tests of the rules,
+so a rule must not look at a tensor's data; shapes come from the fake tensors of :meth:`Site.val`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Slots = Mapping[str, Any]  # slot -> value; an absent slot is structurally zero
+
+
+class Site:
+    """One node of the critic's graph, as its rule sees it.
+
+    Args:
+        op: the operator.
+        arguments: its arguments by schema name, tensors as fake tensors.
+        read: turns ``("in", slot)`` or ``("out", index or None)`` into the value of that primal tensor
+            in the sweep that is being written. Reading makes it saved, so rules read late.
+        active: slots that move with the critic's input (they carry tangents and cotangents).
+        result: the operator's fake output, a tensor or a tuple.
+    """
+
+    def __init__(
+        self,
+        op: Any,
+        arguments: dict[str, Any],
+        read: Callable[[str, Any], Any],
+        active: frozenset[str],
+        result: Any,
+    ) -> None:
+        self.op, self.arguments, self._read, self.active, self.result = op, arguments, read, active, result
+
+    def __getitem__(self, name: str) -> Any:
+        """A constant argument (a number, a list of sizes, ...) by its schema name."""
+        return self.arguments[name]
+
+    def primal(self, slot: str) -> Any:
+        """The primal value of an input slot."""
+        return self._read("in", slot)
+
+    def output(self, index: int | None = None) -> Any:
+        """The primal output, or one member of a tuple of outputs."""
+        return self._read("out", index)
+
+    def has(self, slot: str) -> bool:
+        """Whether an optional tensor argument was given."""
+        return self.val(slot) is not None
+
+    def val(self, slot: str) -> Tensor:
+        """Shape, dtype and device of an input slot, as a fake tensor (None if it was not given)."""
+        name, _, index = slot.partition(".")
+        value = self.arguments[name]
+        return value[int(index)] if index else value
+
+    def shape(self, slot: str) -> list[int]:
+        return list(self.val(slot).shape)
+
+    def slots(self) -> list[str]:
+        """Every tensor slot, in schema order."""
+        return list(tensor_slots(self.arguments))
+
+    def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
+        """``function(op, *args)`` as one node of the plan (or at once, on real tensors)."""
+        return function(op, *args)
+
+    def call(self, /, **changes: Any) -> Any:
+        """Apply the operator again, some arguments replaced, tensors not named read as primals."""
+        values: dict[str, Any] = {}
+        for name, value in self.arguments.items():
+            if name in changes:
+                values[name] = changes[name]
+            elif isinstance(value, Tensor):
+                values[name] = self.primal(name)
+            elif isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
+                values[name] = [
+                    self.primal(f"{name}.{i}") if isinstance(v, Tensor) else v for i, v in enumerate(value)
+                ]
+            else:
+                values[name] = value
+        return call_operator(self.op, values)
+
+
+def tensor_slots(arguments: Mapping[str, Any]) -> Iterable[str]:
+    """The slots of a node's arguments: tensors and members of tensor lists."""
+    for name, value in arguments.items():
+        if isinstance(value, Tensor):
+            yield name
+        elif isinstance(value, (list, tuple)):
+            for i, member in enumerate(value):
+                if isinstance(member, Tensor):
+                    yield f"{name}.{i}"
+
+
+def bind(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by schema name, defaults filled in."""
+    bound: dict[str, Any] = {}
+    for i, argument in enumerate(op._schema.arguments):
+        if argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
+        elif i < len(args) and not argument.kwarg_only:
+            bound[argument.name] = args[i]
+        else:
+            bound[argument.name] = argument.default_value
+    return bound
+
+
+def call_operator(op: Any, values: Mapping[str, Any]) -> Any:
+    """Call ``op`` with arguments by schema name (trailing defaults dropped, so that plans read well)."""
+    schema = op._schema.arguments
+    positional = [values[a.name] for a in schema if not a.kwarg_only]
+    plain = [a for a in schema if not a.kwarg_only]
+    while positional and plain[-1].has_default_value() and _same(positional[-1], plain[-1].default_value):
+        positional.pop()
+        plain.pop()
+    keywords = {
+        a.name: values[a.name] for a in schema if a.kwarg_only and not _same(values[a.name], a.default_value)
+    }
+    return op(*positional, **keywords)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, (bool, int, float, str)) and type(a) is type(b) and a == b)
+
+
+class Rule:
+    """The derivative rule of one operator; subclasses say what they need and nothing more.
+
+    Write ``y = f(h, w)``. ``g`` is the cotangent of ``y`` (sweep 2), ``t`` the tangents of the slots
+    (sweep 3), ``c`` the adjoint of ``y`` (sweep 4). For operators with a tuple of outputs ``g``, ``t_y``
+    and ``c`` are tuples with None for a zero member.
+    """
+
+    #: autograd's own second-order formula for this operator returns explicit zeros (ReLU's for
+    #: instance): decides which parameters get a zero gradient and which get None, as in stock code.
+    piecewise_linear = False
+    #: a cheap linear view of a parameter may stay inside the plan instead of the autograd prologue.
+    inline = False
+    #: every member of a tuple of outputs moves; otherwise only the first (the others are indices, masks
+    #: and statistics that autograd does not differentiate either).
+    every_output = False
+
+    def accepts(self, site: Site) -> bool:
+        """False where the rule does not cover these arguments; the generic rule then takes the node."""
+        return True
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        """``(df/dslot)^T g`` for each of ``slots``."""
+        raise NotImplementedError
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        """``sum over slots of (df/dslot) t_slot``."""
+        raise NotImplementedError
+
+    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        """Slots that :meth:`curvature` can reach when the slots in ``moving`` carry tangents."""
+        return frozenset()
+
+    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`curved`)."""
+        return {}
+
+    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        """Sweep 4 at a node with a nonzero adjoint: vjp of ``c`` plus curvature.
+
+        Bilinear rules override it to make one call of the two weight-gradient terms.
+        """
+        contributions = dict(self.vjp(site, c, slots))
+        moving = frozenset(t)
+        bent = self.curved(site, moving) & slots if g is not None else frozenset()
+        if bent:
+            for slot, value in self.curvature(site, g, t, bent).items():
+                contributions[slot] = plus(contributions.get(slot), value)
+        return contributions
+
+
+def plus(a: Any, b: Any) -> Any:
+    """Sum in which None is a structural zero."""
+    if a is None or b is None:
+        return b if a is None else a
+    return a + b
+
+
+def unbroadcast(value: Any, shape: Iterable[int], given: Iterable[int]) -> Any:
+    """Sum ``value`` of shape ``given`` down to ``shape``: the transpose of broadcasting."""
+    shape, given = list(shape), list(given)
+    if shape == given:
+        return value
+    return torch.ops.aten.sum_to_size.default(value, shape)
+
+
+_TABLE: dict[Any, Rule] = {}
+
+
+def register(*ops: Any) -> Callable[[type[Rule]], type[Rule]]:
+    """Class decorator: this rule serves these operators (overloads such as ``aten.mm.default``)."""
+
+    def decorate(cls: type[Rule]) -> type[Rule]:
+        add_rule(cls(), *ops)
+        return cls
+
+    return decorate
+
+
+def add_rule(rule: Rule, *ops: Any) -> None:
+    """Enter ``rule`` for ``ops``; two rules for one operator are an error."""
+    for op in ops:
+        if op in _TABLE:
+            raise ValueError(f"{op} already has the rule {type(_TABLE[op]).__name__}")
+        _TABLE[op] = rule
+
+
+def find(op: Any) -> Rule | None:
+    """The hand-written rule of ``op``, or None (the generic rule then serves it)."""
+    return _TABLE.get(op)
+
+
+def operators() -> dict[Any, Rule]:
+    """A copy of the table."""
+    return dict(_TABLE)
