@@ -1,0 +1,128 @@
+"""The command ``wgangp-fast bench``; argparse alone, so that it runs where only torch and numpy are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from . import report, suite
+from .environment import environment
+from .workloads import WORKLOADS, select
+
+# Rounds, and seconds that the rounds of one workload may take: "quick" stays below two minutes on 2 cores.
+PRESETS = {"quick": (15, 8.0), "full": (31, 60.0)}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser(
+        prog="wgangp-fast bench",
+        description="Time the gradient penalty against stock code, interleaved. Answers are checked against "
+        "float64 first; no time is printed for a wrong one, and the exit code is then 1.",
+    )
+    p.add_argument(
+        "--suite", choices=["penalty"], default="penalty", help="what to measure (default: penalty)"
+    )
+    p.add_argument(
+        "--preset", choices=list(PRESETS), default="quick", help="which workloads, how many rounds"
+    )
+    p.add_argument(
+        "--workload",
+        action="append",
+        metavar="NAME",
+        help="this workload instead of the preset's; repeatable",
+    )
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (default: cpu)")
+    p.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: torch's own choice)")
+    p.add_argument(
+        "--rounds", type=_positive, metavar="N", help="samples of each contestant, whatever they take"
+    )
+    p.add_argument("--batch", type=_positive, metavar="N", help="samples in a batch (default: the table's)")
+    p.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of weights, inputs and alpha (default: 0)"
+    )
+    p.add_argument("--memory", action="store_true", help="also count the peak bytes of one call")
+    p.add_argument("--out", type=Path, metavar="FILE", help="write the result, every sample in it, as JSON")
+    other = p.add_argument_group("instead of measuring").add_mutually_exclusive_group()
+    other.add_argument("--list", action="store_true", help="print the workloads")
+    other.add_argument(
+        "--environment", action="store_true", help="print what a result would say of this machine"
+    )
+    other.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a result")
+    other.add_argument(
+        "--plot", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw a result's speed-ups"
+    )
+    return p
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {value}")
+    return value
+
+
+def main(argv: list[str]) -> int:
+    """Run the command; return 0, or 1 if a contestant was wrong or failed.
+
+    Raises:
+        SystemExit: 2 for arguments that cannot be met, 0 for ``--help``.
+    """
+    p = parser()
+    args = p.parse_args(argv)
+    try:
+        if args.list:
+            print("\n".join(_listing()))
+        elif args.table:
+            print(report.markdown(suite.load(args.table)))
+        elif args.plot:
+            report.plot(suite.load(args.plot[0]), args.plot[1])
+        else:
+            return _on_device(args, argv)
+    except (ValueError, OSError, ImportError) as error:
+        p.error(str(error))
+    return 0
+
+
+def _listing() -> list[str]:
+    return [f"{name:<21} {row.preset:<6} {row.about}" for name, row in WORKLOADS.items()]
+
+
+def _on_device(args: argparse.Namespace, argv: list[str]) -> int:
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device)
+    if args.environment:
+        facts = environment(device)
+        print(json.dumps(facts, indent=1))
+        _write(facts, args.out)
+        return 0
+    workloads = select(args.workload, args.preset)
+    rounds, budget = PRESETS[args.preset]
+    settings = suite.Settings(
+        rounds=args.rounds or rounds,
+        budget=float("inf") if args.rounds else budget,
+        seed=args.seed,
+        batch=args.batch,
+        memory=args.memory,
+    )
+    result = suite.run(workloads, device, settings, argv, progress=_progress)
+    report.show(result)
+    _write(result, args.out)
+    return 0 if suite.all_right(result) else 1
+
+
+def _write(result: dict[str, Any], path: Path | None) -> None:
+    if path is not None:
+        suite.save(result, path)
+
+
+def _progress(name: str) -> None:
+    print(f"measuring {name} ...", file=sys.stderr, flush=True)
