@@ -21,7 +21,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "train": Command("wgangp_fast.train.cli", "train a generator and a critic"),
-    "demo": Command("wgangp_fast.train.demo", "agreement, speed, digits and toys in five minutes"),
+    "demo": Command("wgangp_fast.experiments.demo", "agreement, speed, digits and toys in five minutes"),
     "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
     "explain": Command("wgangp_fast.explain", "show what runs for a critic, and why"),
 }

@@ -287,6 +287,8 @@ def _trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModul
 
     with _tracing(), mode, _recorded_grad_mode():
         traced = make_fx(functional, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+    for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
+        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     _check_static(traced)
     return gm, traced, mutated
 
@@ -442,8 +444,7 @@ class _Splitter:
     @staticmethod
     def _leaf(graph: fx.Graph, node: fx.Node) -> fx.Node:
         leaf = graph.placeholder(node.name)
-        val = value_of(node)
-        leaf.meta = {"val": val, "trains": is_float(val) and val.requires_grad}
+        leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
         return leaf
 
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
@@ -455,7 +456,7 @@ class _Splitter:
 
     def _prologue_nodes(self) -> set[fx.Node]:
         """Nodes that carry parameter gradients and not x, save cheap views, and all they depend on."""
-        carries: set[fx.Node] = {n for n in self.inputs if isinstance(value_of(n), Tensor) and value_of(n).requires_grad}
+        carries = {n for n in self.inputs if n.meta["trains"]}
         chosen: set[fx.Node] = set()
         for node in self.calls:
             if node in self.moving:
@@ -470,6 +471,7 @@ class _Splitter:
             )
             if differentiable:
                 carries.add(node)
+                node.meta["trains"] = is_float(value_of(node))
                 if not self._stays(node):
                     chosen.add(node)
         chosen |= {out for out, (bank, _) in zip(self.outputs, self.plan) if bank == "constant" and isinstance(out, fx.Node)}

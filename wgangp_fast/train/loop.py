@@ -16,8 +16,7 @@ from typing import Any
 
 import torch
 
-import wgangp_fast
-from wgangp_fast import data
+from wgangp_fast import __version__, data
 from wgangp_fast.data import UserError
 
 from . import checkpoint, folder, metrics, pictures
@@ -243,7 +242,7 @@ def _describe(trainer: Trainer) -> str:
     size = "drawn anew" if source.size is None else f"{source.size} samples"
     settings = ", ".join(f"{name} {value}" for name, value in config.to_dict().items() if name != "dry_run")
     return (
-        f"wgangp_fast {wgangp_fast.__version__}, torch {torch.__version__}, {trainer.device}, "
+        f"wgangp_fast {__version__}, torch {torch.__version__}, {trainer.device}, "
         f"{torch.get_num_threads()} threads\n"
         f"data {source.name}: {size} of {list(source.shape)}; critic {config.critic}: {counts[0]:,} "
         f"parameters; generator {config.generator}: {counts[1]:,} parameters\n"

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import gradient_penalty, models
+from wgangp_fast import models
 from wgangp_fast.data import Dataset, UserError
+from wgangp_fast.penalty import gradient_penalty
 
 from .config import Config
 from .losses import LOSSES, clip_
