@@ -21,7 +21,7 @@ def read_npy(path: Path) -> Tensor:
             the side a multiple of 4 and at least 8, or float points ``[N, 2]``.
 
     Returns:
-        uint8 ``[N, C, H, W]`` (a read-only view of the file where its layout allows) or float32 ``[N, 2]``.
+        uint8 ``[N, C, H, W]`` (a view of the file, which is not read here) or float32 ``[N, 2]``.
 
     Raises:
         UserError: no such file, not a .npy file, or an array of another kind.
@@ -29,11 +29,12 @@ def read_npy(path: Path) -> Tensor:
     if not path.is_file():
         raise UserError(f"no data file at {path}")
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        # Mapped, not read; copy on write, because torch has no read-only tensors.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a readable .npy file ({str(error).splitlines()[0]})") from None
     found = f"{path} holds {array.dtype} {list(getattr(array, 'shape', []))}"
-    if not isinstance(array, np.ndarray) or len(array) == 0:
+    if not isinstance(array, np.ndarray) or array.size == 0 or array.ndim == 0:
         raise UserError(f"{path} holds no samples")
     if array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
@@ -50,5 +51,4 @@ def read_npy(path: Path) -> Tensor:
         raise UserError(f"{found}; images must have 1 or 3 channels")
     if height != width or height % 4 or height < 8:
         raise UserError(f"{found}; images must be square, the side a multiple of 4 and at least 8")
-    # A copy only when torch cannot hold the layout; the file itself is mapped, not read.
-    return torch.from_numpy(np.require(array, requirements=["W"]) if not array.flags.writeable else array)
+    return torch.from_numpy(array)
