@@ -61,7 +61,9 @@ class GradientPenaltyFunction(Function):
     sweeps 3 and 4, scaled by the incoming gradient."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, call: Call, real: Tensor, fake: Tensor, alpha: Tensor, *leaves: Any) -> Tensor:
+    def forward(
+        ctx: FunctionCtx, call: Call, real: Tensor, fake: Tensor, alpha: Tensor, *leaves: Any
+    ) -> Tensor:
         gradient, tensors, numbers = call.plan.forward(call.x, leaves)
         penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
         ctx.plan, ctx.numbers, ctx.reduction = call.plan, numbers, call.reduction  # type: ignore[attr-defined]

@@ -73,7 +73,9 @@ def gradient_penalty(
     weights = _weights(alpha, real, generator)
     critic, finish = _enter(critic)
     if chosen == "auto":
-        wants_x = torch.is_grad_enabled() and (real.requires_grad or fake.requires_grad or weights.requires_grad)
+        wants_x = torch.is_grad_enabled() and (
+            real.requires_grad or fake.requires_grad or weights.requires_grad
+        )
         with torch.no_grad():
             x = interpolate(real, fake, weights)
         plan, leaves = _plan(critic, output, x, wants_x)
@@ -174,7 +176,9 @@ def _plan(critic: Critic, output: Output | None, x: Tensor, wants_x: bool) -> tu
 def _refuse(entry: Any, reason: str) -> None:
     """Remember that this critic takes the stock path, and say so once."""
     if "does not depend on x" in reason:
-        raise ValueError(f"critic: its output does not depend on x, so there is no gradient to penalise ({reason})")
+        raise ValueError(
+            f"critic: its output does not depend on x, so there is no gradient to penalise ({reason})"
+        )
     if entry.refused is None:
         entry.refused = reason
         warnings.warn(
@@ -235,7 +239,9 @@ def _check_samples(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
     if not value.is_floating_point():
-        raise TypeError(f"{name} must be floating point, got {value.dtype}: convert images with .float() and scale them")
+        raise TypeError(
+            f"{name} must be floating point, got {value.dtype}: convert images with .float() and scale them"
+        )
     if value.dim() == 0:
         raise ValueError(f"{name} must be [N, ...], one row a sample; got a tensor without dimensions")
     if value.numel() == 0:

@@ -9,16 +9,16 @@ has no node, so a piecewise-linear critic has no sweep 4 at all.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.proxy import GraphAppendingTracer
 
 from ..rules import Rule, Site, rule_of
-from ..rules.registry import bind, call_operator, plus, tensor_slots
+from ..rules.registry import bind, plus
+from .writer import Arguments, Number, PlanSite, Writer, fake_values, is_float, is_number, sweep, value_of
 
 aten = torch.ops.aten
 
@@ -74,55 +74,6 @@ class Sweeps:
     nodes: list[NodeInfo] = field(default_factory=list)
 
 
-def value_of(node: Any) -> Any:
-    """The fake value recorded for a node; constants are themselves."""
-    return node.meta["val"] if isinstance(node, fx.Node) else node
-
-
-def is_float(value: Any) -> bool:
-    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
-
-
-class _PlanSite(Site):
-    """A site whose values are FX proxies of the sweep being written."""
-
-    graph: fx.Graph
-    tracer: GraphAppendingTracer
-
-    def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
-        def run(*values: Any) -> Any:
-            return function(op, *values)
-
-        run.__name__ = f"{function.__name__}_{op._schema.name.split('::')[1]}"
-        run.__module__ = "wgangp_fast_plan"
-        return self.current().create(run, args)
-
-    current: Callable[[], _Writer]
-
-
-class _Writer:
-    """One FX graph under construction."""
-
-    def __init__(self) -> None:
-        self.graph = fx.Graph()
-        self.tracer = GraphAppendingTracer(self.graph)
-
-        self._last: fx.Node | None = None
-
-    def placeholder(self, name: str) -> fx.Proxy:
-        """A new input, after the earlier ones and before all code."""
-        with self.graph.inserting_after(self._last) if self._last else self.graph.inserting_before(_first(self.graph)):
-            self._last = self.graph.placeholder(name)
-        return fx.Proxy(self._last, self.tracer)
-
-    def create(self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None) -> Any:
-        return self.tracer.create_proxy("call_function", target, args, kwargs or {})
-
-
-def _first(graph: fx.Graph) -> fx.Node | None:
-    return next(iter(graph.nodes), None)
-
-
 class Derivation:
     """One use: ``Derivation(graph, wants_x, wanted).run()``.
 
@@ -141,12 +92,12 @@ class Derivation:
         (self.score,) = next(n for n in self.nodes if n.op == "output").args
         self.calls = [n for n in self.nodes if n.op == "call_function"]
         self.wants_x, self.wanted = wants_x, tuple(wanted)
-        self.sites: dict[fx.Node, _PlanSite] = {}
+        self.sites: dict[fx.Node, PlanSite] = {}
         self.rules: dict[fx.Node, Rule] = {}
         self.moves: set[fx.Node] = {self.x}
         self.needed: set[fx.Node] = {self.leaves[i] for i in self.wanted} | ({self.x} if wants_x else set())
 
-        self.forward, self.backward = _Writer(), _Writer()
+        self.forward, self.backward = Writer(), Writer()
         self.writer = self.forward
         self.primal: dict[fx.Node, Any] = {}  # sweep 1, in the forward graph
         self.imported: dict[fx.Node, fx.Proxy] = {}  # forward-graph node -> backward-graph placeholder
@@ -164,7 +115,11 @@ class Derivation:
                 continue
             if node.target is operator.getitem:
                 source, index = node.args
-                if source in self.moves and index in self._moving_outputs(source) and is_float(value_of(node)):
+                if (
+                    source in self.moves
+                    and index in self._moving_outputs(source)
+                    and is_float(value_of(node))
+                ):
                     self.moves.add(node)
                 if source in self.needed and is_float(value_of(node)):
                     self.needed.add(node)
@@ -178,17 +133,22 @@ class Derivation:
             if not active and not needed:
                 continue
             site = self._site(node, active)
-            rule = self._rule(node, site, active or frozenset(s for s, n in slots.items() if n in self.needed))
+            rule = self._rule(
+                node, site, active or frozenset(s for s, n in slots.items() if n in self.needed)
+            )
             if active and self._moving_outputs(node):
                 self.moves.add(node)
             if needed and (active or rule.inline):
                 self.needed.add(node)
 
-    def _rule(self, node: fx.Node, site: _PlanSite, active: frozenset[str]) -> Rule:
-        if torch.Tag.nondeterministic_seeded in node.target.tags and node.target is not aten.native_dropout.default:
+    def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str]) -> Rule:
+        if (
+            torch.Tag.nondeterministic_seeded in node.target.tags
+            and node.target is not aten.native_dropout.default
+        ):
             raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
         bound = bind(node.target, node.args, node.kwargs)
-        probe = Site(site.op, _values(bound), site._read, active, site.result)
+        probe = Site(site.op, fake_values(bound), site._read, active, site.result)
         try:
             rule = rule_of(probe)
         except Exception as error:
@@ -219,8 +179,9 @@ class Derivation:
                         found[f"{name}.{i}"] = member
         return found
 
-    def _site(self, node: fx.Node, active: frozenset[str]) -> _PlanSite:
+    def _site(self, node: fx.Node, active: frozenset[str]) -> PlanSite:
         bound = bind(node.target, node.args, node.kwargs)
+
         def read(kind: str, key: Any) -> Any:
             if kind == "in":
                 name, _, index = key.partition(".")
@@ -228,18 +189,16 @@ class Derivation:
                 return self._read(source)
             if key is None:
                 return self._here(self.primal[node])
-            member = next(
-                (u for u in node.users if u.target is operator.getitem and u.args[1] == key), None
-            )
+            member = next((u for u in node.users if u.target is operator.getitem and u.args[1] == key), None)
             return self._here(self.primal[node][key] if member is None else self.primal[member])
 
         # Numbers that the graph computes (a fade-in factor) are read like primals, when a rule asks.
-        arguments = _values(bound)
+        arguments = fake_values(bound)
         arguments = {
-            name: _Number(lambda s=source: self._read(s)) if _is_number(source) else arguments[name]
+            name: Number(lambda s=source: self._read(s)) if is_number(source) else arguments[name]
             for name, source in bound.items()
         }
-        site = _PlanSite(node.target, _Lazy(arguments), read, active, value_of(node))
+        site = PlanSite(node.target, Arguments(arguments), read, active, value_of(node))
         site.current = lambda: self.writer
         self.sites[node] = site
         return site
@@ -419,7 +378,9 @@ class Derivation:
             backward = fx.GraphModule(torch.nn.Module(), self.backward.graph, "Backward")
         kinds = {p.node: value_of(n) for n, p in self.primal.items() if isinstance(p, fx.Proxy)}
         zeros = frozenset(
-            k for k, i in enumerate(self.wanted) if self.leaves[i] not in self.adjoint and self.leaves[i] in zero
+            k
+            for k, i in enumerate(self.wanted)
+            if self.leaves[i] not in self.adjoint and self.leaves[i] in zero
         )
         return Sweeps(
             fx.GraphModule(torch.nn.Module(), self.forward.graph, "Forward"),
@@ -443,54 +404,6 @@ class Derivation:
         )
 
 
-class _Number:
-    """A number that the graph computes at run time."""
-
-    def __init__(self, read: Callable[[], Any]) -> None:
-        self.read = read
-
-
-class _Lazy(dict[str, Any]):
-    """Arguments of a site; numbers computed by the graph become proxies of the current sweep when read."""
-
-    def __getitem__(self, name: str) -> Any:
-        value = super().__getitem__(name)
-        return value.read() if isinstance(value, _Number) else value
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
-
-    def items(self) -> Any:  # type: ignore[override]
-        return [(name, self[name]) for name in self]
-
-
-def _is_number(source: Any) -> bool:
-    return isinstance(source, fx.Node) and not isinstance(value_of(source), (Tensor, tuple, list))
-
-
-def _values(bound: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: [value_of(v) for v in value] if isinstance(value, (list, tuple)) else value_of(value)
-        for name, value in bound.items()
-    }
-
-
-def sweep(graph: fx.Graph) -> None:
-    """Remove dead code; effects and draws of random numbers stay, so that streams match eager code."""
-
-    def impure(node: fx.Node) -> bool:
-        if node.op in ("placeholder", "output"):
-            return True
-        schema = getattr(node.target, "_schema", None)
-        tags = getattr(node.target, "tags", ())
-        return bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags
-
-    graph.eliminate_dead_code(impure)
-
-
 def derive(graph: fx.Graph, wants_x: bool, wanted: Iterable[int]) -> Sweeps:
     """Write the sweeps; see :class:`Derivation` and :class:`Sweeps`."""
     return Derivation(graph, wants_x, wanted).run()
-
-
-__all__ = ["DeriveError", "NodeInfo", "Sweeps", "call_operator", "derive", "tensor_slots"]

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 
-def norm_penalty(gradient: Tensor, target: float = 1.0, one_sided: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def norm_penalty(
+    gradient: Tensor, target: float = 1.0, one_sided: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """Per sample: penalty, norm and slope.
 
     Args:
@@ -32,7 +34,9 @@ def norm_penalty(gradient: Tensor, target: float = 1.0, one_sided: bool = False)
     return excess.square(), norm, slope.masked_fill_(norm == 0, 0)
 
 
-def norm_penalty_ref(gradient: Tensor, target: float = 1.0, one_sided: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def norm_penalty_ref(
+    gradient: Tensor, target: float = 1.0, one_sided: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
     """The meaning of :func:`norm_penalty`, sample by sample."""
     rows = []
     for row in gradient.to(torch.promote_types(gradient.dtype, torch.float32)):

@@ -51,7 +51,9 @@ class LogSoftmax(Rule):
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         return {
-            "self": aten._log_softmax_backward_data.default(g, site.output(), site["dim"], site.val("self").dtype)
+            "self": aten._log_softmax_backward_data.default(
+                g, site.output(), site["dim"], site.val("self").dtype
+            )
         }
 
     def jvp(self, site: Site, t: Slots) -> Any:

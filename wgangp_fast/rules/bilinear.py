@@ -66,7 +66,9 @@ class Bilinear(Rule):
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset(
-            slot for slot, other in ((self.b, self.a), (self.a, self.b)) if other in moving and self.is_tensor(site, slot)
+            slot
+            for slot, other in ((self.b, self.a), (self.a, self.b))
+            if other in moving and self.is_tensor(site, slot)
         )
 
     @staticmethod

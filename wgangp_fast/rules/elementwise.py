@@ -79,9 +79,7 @@ def _leaky(site: Site, v: Any) -> Any:
 def _elu(site: Site, v: Any) -> Any:
     from_result = site["alpha"] >= 0 and site["scale"] > 0
     keep = _y(site) if from_result else _h(site)
-    return aten.elu_backward.default(
-        v, site["alpha"], site["scale"], site["input_scale"], from_result, keep
-    )
+    return aten.elu_backward.default(v, site["alpha"], site["scale"], site["input_scale"], from_result, keep)
 
 
 def _elu_ratio(site: Site) -> Any:
@@ -265,7 +263,9 @@ class PReLU(Rule):
         return torch.where(site.primal("self") > 0, 1, site.primal("weight"))
 
     def _weight(self, site: Site, value: Any) -> Any:
-        return unbroadcast(torch.where(site.primal("self") > 0, 0, value), site.shape("weight"), site.result.shape)
+        return unbroadcast(
+            torch.where(site.primal("self") > 0, 0, value), site.shape("weight"), site.result.shape
+        )
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         out = {}
@@ -284,9 +284,7 @@ class PReLU(Rule):
         return total
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        return frozenset(
-            slot for slot, other in (("weight", "self"), ("self", "weight")) if other in moving
-        )
+        return frozenset(slot for slot, other in (("weight", "self"), ("self", "weight")) if other in moving)
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         out = {}

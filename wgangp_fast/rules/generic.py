@@ -62,7 +62,11 @@ def node_jvp(op: Any, values: Mapping[str, Any], slots: Sequence[str], tangents:
             pushed: Sequence[Tensor] = [torch.zeros_like(r) for r in outputs]
         else:
             pushed = torch.autograd.grad(
-                [p for p, _ in pairs], cotangents, [t for _, t in pairs], allow_unused=True, materialize_grads=True
+                [p for p, _ in pairs],
+                cotangents,
+                [t for _, t in pairs],
+                allow_unused=True,
+                materialize_grads=True,
             )
     found = iter(pushed)
     moved = tuple(None if p is None else next(found) for p in probes)
@@ -87,7 +91,9 @@ def node_adjoint(
         bent, bent_cotangents = _moving(result, g)
         if bent:
             of_moving = [leaves[both.index(m)] for m in moving]
-            pulled = torch.autograd.grad(bent, of_moving, bent_cotangents, create_graph=True, allow_unused=True)
+            pulled = torch.autograd.grad(
+                bent, of_moving, bent_cotangents, create_graph=True, allow_unused=True
+            )
             for p, t in zip(pulled, tangents):
                 if p is not None and p.requires_grad:
                     outputs.append(p)
@@ -118,12 +124,18 @@ class Generic(Rule):
                     mode.__enter__()
                 result = call_operator(site.op, fresh)
                 results = list(result) if isinstance(result, (tuple, list)) else [result]
-                moving = frozenset(i for i, r in enumerate(results) if isinstance(r, Tensor) and r.requires_grad)
+                moving = frozenset(
+                    i for i, r in enumerate(results) if isinstance(r, Tensor) and r.requires_grad
+                )
                 if not moving:
                     return moving, False
                 outputs = [results[i] for i in sorted(moving)]
                 pulled = torch.autograd.grad(
-                    outputs, leaves, [torch.ones_like(o) for o in outputs], create_graph=True, allow_unused=True
+                    outputs,
+                    leaves,
+                    [torch.ones_like(o) for o in outputs],
+                    create_graph=True,
+                    allow_unused=True,
                 )
                 pulled = tuple(p for p in pulled if p is not None and p.requires_grad)
                 if not pulled:

@@ -191,7 +191,9 @@ def _dropout_scale(site: Site, v: Any) -> Any:
     return v * site.output(1) * scale
 
 
-def _view(transpose: Callable[[Site, Any], Any], forward: Callable[[Site, Any], Any] | None = None) -> LinearMap:
+def _view(
+    transpose: Callable[[Site, Any], Any], forward: Callable[[Site, Any], Any] | None = None
+) -> LinearMap:
     return LinearMap(transpose, forward, inline=True)
 
 
@@ -213,7 +215,9 @@ TABLE: dict[Any, LinearMap] = {
     aten.lift_fresh_copy.default: LinearMap(_same, _same),
     aten._to_copy.default: LinearMap(_cast_back, _cast, inline=True),
     aten.slice.Tensor: _view(
-        lambda s, g: aten.slice_backward.default(g, s.shape("self"), s["dim"], s["start"] or 0, _end(s), s["step"])
+        lambda s, g: aten.slice_backward.default(
+            g, s.shape("self"), s["dim"], s["start"] or 0, _end(s), s["step"]
+        )
     ),
     aten.select.int: _view(
         lambda s, g: aten.select_backward.default(g, s.shape("self"), s["dim"], s["index"])
@@ -229,19 +233,13 @@ TABLE: dict[Any, LinearMap] = {
     aten.roll.default: LinearMap(lambda s, g: g.roll([-n for n in s["shifts"]], s["dims"])),
     aten.tril.default: LinearMap(lambda s, g: g.tril(s["diagonal"])),
     aten.triu.default: LinearMap(lambda s, g: g.triu(s["diagonal"])),
-    aten.pixel_shuffle.default: LinearMap(
-        lambda s, g: aten.pixel_unshuffle.default(g, s["upscale_factor"])
-    ),
+    aten.pixel_shuffle.default: LinearMap(lambda s, g: aten.pixel_unshuffle.default(g, s["upscale_factor"])),
     aten.pixel_unshuffle.default: LinearMap(
         lambda s, g: aten.pixel_shuffle.default(g, s["downscale_factor"])
     ),
     aten.index.Tensor: LinearMap(_index_back),
-    aten.index_select.default: LinearMap(
-        lambda s, g: _zeros(s, g).index_add(s["dim"], s.primal("index"), g)
-    ),
-    aten.gather.default: LinearMap(
-        lambda s, g: _zeros(s, g).scatter_add(s["dim"], s.primal("index"), g)
-    ),
+    aten.index_select.default: LinearMap(lambda s, g: _zeros(s, g).index_add(s["dim"], s.primal("index"), g)),
+    aten.gather.default: LinearMap(lambda s, g: _zeros(s, g).scatter_add(s["dim"], s.primal("index"), g)),
     aten.cumsum.default: LinearMap(_flip_cumsum),
     aten.neg.default: LinearMap(lambda s, g: -g),
     aten.mul.Scalar: LinearMap(lambda s, g: g * s["other"]),
@@ -275,7 +273,12 @@ for _name in ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"):
 for _name in (
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d"),
-    *("_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+    *(
+        "_upsample_nearest_exact2d",
+        "_upsample_nearest_exact3d",
+        "_upsample_bilinear2d_aa",
+        "_upsample_bicubic2d_aa",
+    ),
 ):
     TABLE[getattr(aten, _name).default] = LinearMap(_upsample_back(_name))
 for _op, _row in TABLE.items():
@@ -417,7 +420,9 @@ class _Scatter(Rule):
 
     def jvp(self, site: Site, t: Slots) -> Any:
         some = next(iter(t.values()))
-        values = {slot: t[slot] if slot in t else some.new_zeros(site.shape(slot)) for slot in ("self", "src")}
+        values = {
+            slot: t[slot] if slot in t else some.new_zeros(site.shape(slot)) for slot in ("self", "src")
+        }
         return site.call(**values)
 
 

@@ -66,14 +66,20 @@ class Normalisation(Rule):
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         shape, dims, stats, affine = self.geometry(site)
-        h, cotangent, tangent = site.primal("input").reshape(shape), g[0].reshape(shape), t["input"].reshape(shape)
+        h, cotangent, tangent = (
+            site.primal("input").reshape(shape),
+            g[0].reshape(shape),
+            t["input"].reshape(shape),
+        )
         jt = self._moved(site, t["input"]).reshape(shape)
         out: dict[str, Any] = {}
         if "weight" in slots:
             kept = [d for d in range(len(shape)) if affine[d] == 1 and shape[d] != 1]
-            out["weight"] = (cotangent * jt).sum(kept).reshape(site.shape("weight")) if kept else (
-                cotangent * jt
-            ).reshape(site.shape("weight"))
+            out["weight"] = (
+                (cotangent * jt).sum(kept).reshape(site.shape("weight"))
+                if kept
+                else (cotangent * jt).reshape(site.shape("weight"))
+            )
         if "input" in slots:
             jg = self.backward(site, g[0], self._weight(site), [True, False, False])[0].reshape(shape)
             if site.has("weight"):
@@ -103,7 +109,14 @@ class LayerNorm(Normalisation):
         # The kernel refuses to fill a bias gradient without a bias; it never reads the bias's values.
         bias = weight if mask[2] and weight is not None else None
         return aten.native_layer_norm_backward.default(
-            v, site.primal("input"), site["normalized_shape"], site.output(1), site.output(2), weight, bias, mask
+            v,
+            site.primal("input"),
+            site["normalized_shape"],
+            site.output(1),
+            site.output(2),
+            weight,
+            bias,
+            mask,
         )
 
 
@@ -135,7 +148,16 @@ class BatchNorm(Normalisation):
 
     def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
         return aten.native_batch_norm_backward.default(
-            v, site.primal("input"), weight, None, None, site.output(1), site.output(2), True, site["eps"], mask
+            v,
+            site.primal("input"),
+            weight,
+            None,
+            None,
+            site.output(1),
+            site.output(2),
+            True,
+            site["eps"],
+            mask,
         )
 
 
@@ -288,4 +310,3 @@ class VectorNorm(Rule):
         unit, inverse = self._unit(site)
         rate = (unit * t["self"]).sum(reduced_dims(site), keepdim=True)
         return {"self": (t["self"] - unit * rate) * (spread(site, g) * inverse)}
-

@@ -1,0 +1,317 @@
+"""The cut between prologue and critic, and the critic's normal form.
+
+What depends on parameters and not on x (spectral norm, weight norm, casts of weights) is the *prologue*
+and runs under ordinary autograd, so that its parameters get their gradients through it. The rest is the
+*critic*, whose inputs are x and the *leaves*: parameters, buffers and results of the prologue.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, fx, ops
+
+from ..rules import linear_map
+from ..rules.registry import find
+from .trace import CaptureError
+from .writer import is_float, value_of
+
+aten = ops.aten
+
+
+@dataclass
+class Captured:
+    """One captured critic graph.
+
+    Attributes:
+        critic: functional ATen graph; placeholders are x, then the leaves; output: the score.
+        prologue: ``(*inputs) -> (*leaves, *extras)``, run under autograd; None if it would be empty.
+        leaf_sources: for each leaf, ``("input", i)`` or ``("prologue", k)``.
+        extra_outputs: how the backend answers Dynamo for graph outputs other than the score.
+        x_index: position of x among Dynamo's inputs.
+        plans: derived plans by what they must produce; filled by the plan.
+    """
+
+    critic: fx.Graph
+    prologue: fx.GraphModule | None
+    leaf_sources: list[tuple[str, int]]
+    extra_outputs: list[tuple[str, int]]
+    x_index: int
+    batch_norm: str | None
+    plans: dict[Any, Any] = field(default_factory=dict)
+
+    def leaves(self) -> list[fx.Node]:
+        """The placeholders after x."""
+        return [n for n in self.critic.nodes if n.op == "placeholder"][1:]
+
+
+def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Captured:
+    graph = traced.graph
+    inputs = [n for n in graph.nodes if n.op == "placeholder"]
+    x_index = _find_x(gm)
+    x = inputs[x_index]
+    for node in list(graph.nodes):
+        if node.op == "get_attr":
+            value = getattr(traced, node.target)
+            raise_if_fake(value, node)
+            node.meta["val"] = value
+    (results,) = next(n for n in graph.nodes if n.op == "output").args
+    outputs_of_gm = next(n for n in gm.graph.nodes if n.op == "output").args[0]
+    count = len(outputs_of_gm)
+    outputs, new_values = list(results[:count]), list(results[count:])
+    moving = _depends_on(graph, {x})
+
+    score, plan = None, []
+    updated = dict(zip(new_values, mutated))
+    for position, out in enumerate(outputs):
+        if isinstance(out, fx.Node) and out in updated:
+            plan.append(("input", updated[out]))  # the mutated buffer itself, as in eager code
+        elif isinstance(out, fx.Node) and out in inputs:
+            plan.append(("input", inputs.index(out)))
+        elif isinstance(out, fx.Node) and out in moving:
+            if score is not None:
+                raise CaptureError(
+                    "the critic keeps a tensor that depends on its input (or returns several): only the score can leave the fused path"
+                )
+            score = out
+            plan.append(("score", position))
+        else:
+            plan.append(("constant", position))
+    if score is None:
+        raise CaptureError("the critic's output does not depend on x")
+    return _Splitter(
+        traced, inputs, x_index, moving, score, outputs, plan, list(zip(mutated, new_values))
+    ).run()
+
+
+def raise_if_fake(value: Any, node: fx.Node) -> None:
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    if isinstance(value, FakeTensor):
+        raise CaptureError(f"{node.name} is a constant without data")
+
+
+def _find_x(gm: fx.GraphModule) -> int:
+    """Position of x: Dynamo names the argument ``x`` of the root function so, whatever it reaches."""
+    for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
+        grapharg = node.meta.get("grapharg")
+        source = getattr(grapharg, "source", None)
+        if source is not None and getattr(source, "local_name", None) == "x":
+            return position
+    raise CaptureError("the critic's output does not depend on x")
+
+
+def _depends_on(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
+    found = set(roots)
+    for node in graph.nodes:
+        if node.op != "output" and any(source in found for source in node.all_input_nodes):
+            found.add(node)
+    return found
+
+
+class _Splitter:
+    """Cuts the traced graph into prologue and critic."""
+
+    def __init__(self, traced: fx.GraphModule, inputs: list[fx.Node], x_index: int, moving: set[fx.Node],
+                 score: fx.Node, outputs: list[Any], plan: list[tuple[str, int]],
+                 effects: list[tuple[int, fx.Node]]) -> None:  # fmt: skip
+        self.traced, self.inputs, self.x_index, self.moving = traced, inputs, x_index, moving
+        self.score, self.outputs, self.plan, self.effects = score, outputs, plan, effects
+        self.calls = [n for n in traced.graph.nodes if n.op in ("call_function", "get_attr")]
+
+    def run(self) -> Captured:
+        before = self._prologue_nodes()
+        prologue = fx.Graph()
+        held = {node: prologue.placeholder(node.name) for node in self.inputs}
+        for node in self.calls:
+            if node in before:
+                held[node] = self._prologue_node(prologue, node, held)
+        critic = fx.Graph()
+        here: dict[fx.Node, fx.Node] = {}
+        x = self.inputs[self.x_index]
+        here[x] = self._leaf(critic, x)
+        sources: list[tuple[str, int]] = []
+        from_prologue: list[fx.Node] = []
+        effects = {value: i for i, value in self.effects}
+        body = [n for n in self.calls if n not in before]
+        used = {s for n in body for s in n.all_input_nodes} | {self.score}
+        used |= {self.inputs[i] for i, value in self.effects if value in self.moving or value not in before}
+        used |= {value for value in effects if value not in before}
+        for node in (*self.inputs, *self.calls):
+            crossing = node in before or node in self.inputs
+            if node is x or node not in used or not crossing:
+                continue
+            if node in before:
+                sources.append(("prologue", len(from_prologue)))
+                from_prologue.append(node)
+            else:
+                sources.append(("input", self.inputs.index(node)))
+            here[node] = self._leaf(critic, node)
+        for node in body:
+            if node.op == "get_attr":
+                here[node] = critic.create_node("get_attr", node.target)
+                raise CaptureError("the critic creates a tensor constant")
+            here[node] = critic.node_copy(node, here.__getitem__)
+            here[node].meta = dict(node.meta)
+        for i, value in self.effects:
+            if value in before or value in self.inputs:
+                prologue.call_function(aten.copy_.default, (held[self.inputs[i]], held[value]))
+            else:
+                update = critic.call_function(aten.copy_.default, (here[self.inputs[i]], here[value]))
+                update.meta = {"val": value_of(value), "no_grad": True}
+        critic.output(here[self.score])
+        extras = self._extras(held, from_prologue)
+        prologue.output(tuple(held[n] for n in from_prologue))
+        module = (
+            fx.GraphModule(self.traced, prologue, "Prologue") if (before or _has_effects(prologue)) else None
+        )
+        normalise(critic)
+        return Captured(critic, module, sources, extras, self.x_index, _batch_norm(critic))
+
+    @staticmethod
+    def _leaf(graph: fx.Graph, node: fx.Node) -> fx.Node:
+        leaf = graph.placeholder(node.name)
+        leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
+        return leaf
+
+    def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
+        new = prologue.node_copy(node, held.__getitem__)
+        new.meta = dict(node.meta)
+        if node.meta.get("no_grad") and is_float(value_of(node)):
+            new = prologue.call_function(aten.detach.default, (new,))
+        return new
+
+    def _prologue_nodes(self) -> set[fx.Node]:
+        """Nodes that carry parameter gradients and not x, save cheap views, and all they depend on."""
+        carries = {n for n in self.inputs if n.meta["trains"]}
+        chosen: set[fx.Node] = set()
+        for node in self.calls:
+            if node in self.moving:
+                continue
+            if node.op == "get_attr" or not isinstance(value_of(node), (Tensor, tuple, list)):
+                chosen.add(node)  # constants and numbers
+                continue
+            differentiable = (
+                not node.meta.get("no_grad")
+                and node.target is not aten.detach.default
+                and any(s in carries for s in node.all_input_nodes)
+            )
+            if differentiable:
+                carries.add(node)
+                node.meta["trains"] = is_float(value_of(node))
+                if not self._stays(node):
+                    chosen.add(node)
+        chosen |= {
+            out
+            for out, (bank, _) in zip(self.outputs, self.plan)
+            if bank == "constant" and isinstance(out, fx.Node)
+        }
+        for node in reversed(self.calls):
+            if node in chosen:
+                chosen |= {s for s in node.all_input_nodes if s not in self.inputs}
+        return chosen
+
+    def _stays(self, node: fx.Node) -> bool:
+        if node.target is operator.getitem:
+            return self._stays(node.args[0])
+        rule = find(node.target)
+        return rule is not None and rule.inline and is_float(value_of(node.args[0]))
+
+    def _extras(self, held: dict[fx.Node, fx.Node], from_prologue: list[fx.Node]) -> list[tuple[str, int]]:
+        extras: list[tuple[str, int]] = []
+        for out, (bank, index) in zip(self.outputs, self.plan):
+            if bank != "constant":
+                extras.append((bank, index))
+                continue
+            if not isinstance(out, fx.Node):
+                raise CaptureError(f"the critic returns the constant {out!r}")
+            if out not in from_prologue:
+                from_prologue.append(out)
+            extras.append(("prologue", from_prologue.index(out)))
+        return extras
+
+
+def _has_effects(graph: fx.Graph) -> bool:
+    return any(n.target is aten.copy_.default for n in graph.nodes)
+
+
+def _batch_norm(graph: fx.Graph) -> str | None:
+    """Name of a batch norm in training mode over more than one sample, for the paper's warning."""
+    for node in graph.nodes:
+        if (
+            node.op == "call_function"
+            and "batch_norm" in str(node.target)
+            and "no_training" not in str(node.target)
+        ):
+            if "no_stats" not in str(node.target) or value_of(node.args[0]).shape[0] > 1:
+                arguments = node.target._schema.arguments
+                names = [a.name for a in arguments]
+                if "training" in names and node.args[names.index("training")] is True:
+                    return node.name
+    return None
+
+
+# normal form -------------------------------------------------------------------------------------
+
+
+def normalise(graph: fx.Graph) -> None:
+    """Rewrite products with a transposed weight as ``linear``, other ``addmm`` as ``mm`` and ``add``."""
+    for node in list(graph.nodes):
+        if node.target is aten.addmm.default:
+            _addmm(graph, node)
+        elif node.target is aten.mm.default:
+            weight = _untransposed(node.args[1])
+            if weight is not None:
+                _replace(graph, node, aten.linear.default, (node.args[0], weight))
+        elif node.target is aten.baddbmm.default:
+            _sum_of_product(graph, node, aten.bmm.default)
+        elif node.target is aten.addmv.default:
+            _sum_of_product(graph, node, aten.mv.default)
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and find(node.target) in linear_map.TABLE.values():
+            graph.erase_node(node)
+
+
+def _untransposed(node: Any) -> fx.Node | None:
+    return node.args[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
+
+
+def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+    with graph.inserting_before(node):
+        new = graph.call_function(target, args)
+    new.meta = dict(node.meta)
+    node.replace_all_uses_with(new)
+    graph.erase_node(node)
+    return new
+
+
+def _addmm(graph: fx.Graph, node: fx.Node) -> None:
+    bias, a, b = node.args
+    weight = _untransposed(b)
+    plain = not node.kwargs or all(v == 1 for v in node.kwargs.values())
+    if weight is not None and plain and value_of(bias).dim() == 1:
+        _replace(graph, node, aten.linear.default, (a, weight, bias))
+    else:
+        _sum_of_product(graph, node, aten.mm.default)
+
+
+def _sum_of_product(graph: fx.Graph, node: fx.Node, product: Any) -> None:
+    base, a, b = node.args
+    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    with graph.inserting_before(node):
+        made = graph.call_function(product, (a, b))
+        made.meta = dict(node.meta)
+        if beta != 1:
+            scaled = graph.call_function(aten.mul.Tensor, (base, beta))
+            scaled.meta = {**node.meta, "val": value_of(base)}
+            base = scaled
+    _replace(graph, node, aten.add.Tensor, (made, base))
+    if alpha != 1:
+        total = next(iter(made.users))
+        total.kwargs = {}
+        with graph.inserting_before(total):
+            scaled = graph.call_function(aten.mul.Tensor, (made, alpha))
+            scaled.meta = dict(made.meta)
+        total.args = (scaled, total.args[1])

@@ -1,0 +1,119 @@
+"""From Dynamo's graph to functional ATen operators: no mutation, library choices with a double backward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from .writer import is_float
+
+
+class CaptureError(Exception):
+    """The critic cannot be captured as one graph; the message says what stopped it."""
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Library choices that have a double backward, and no cache that could keep a fake tensor."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    cache = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    torch._C._set_cudnn_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            yield
+    finally:
+        torch._C._set_mkldnn_enabled(mkldnn)
+        torch._C._set_cudnn_enabled(cudnn)
+        torch.set_autocast_cache_enabled(cache)
+
+
+def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule, fx.GraphModule, list[int]]:
+    """Dynamo's graph as functional ATen; also which outputs are mutated inputs, in output order."""
+    from torch._functorch._aot_autograd.functional_utils import from_fun, to_fun
+    from torch._subclasses.functional_tensor import FunctionalTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    for node in gm.graph.nodes:
+        if node.op == "call_method" and node.target in (
+            "register_hook",
+            "register_post_accumulate_grad_hook",
+        ):
+            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise CaptureError(
+                f"the critic uses {node.target} (a custom autograd.Function, checkpointing or a control-flow operator)"
+            )
+    tracing = torch._guards.TracingContext.try_get()
+    mode = tracing.fake_mode if tracing is not None else None
+    if mode is None:
+        raise CaptureError("no fake tensor mode is active")
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            example = node.meta.get("example_value")
+            if isinstance(example, Tensor):
+                for size in (*example.shape, *example.stride()):
+                    int(size)  # a guard: shapes are static, each has a graph of its own
+    fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
+    mutated: list[int] = []
+
+    def functional(*inputs: Any) -> list[Any]:
+        mutated.clear()
+        with FunctionalTensorMode():
+            wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
+            results = []
+            for result in gm(*wrapped):
+                if isinstance(result, Tensor):
+                    torch._sync(result)
+                    result = from_fun(result)
+                results.append(result)
+            for i, (given, held) in enumerate(zip(inputs, wrapped)):
+                if isinstance(given, Tensor):
+                    torch._sync(held)
+                    value = from_fun(held)
+                    if value is not given:
+                        mutated.append(i)
+                        results.append(value)
+        return results
+
+    with _tracing(), mode, _recorded_grad_mode():
+        traced = make_fx(functional, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+    for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
+        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
+    _check_static(traced)
+    return gm, traced, mutated
+
+
+@contextlib.contextmanager
+def _recorded_grad_mode() -> Iterator[None]:
+    """Note on every traced node whether the critic had switched gradients off."""
+    from torch.fx.experimental import proxy_tensor
+
+    tracer = proxy_tensor.PythonKeyTracer
+    original = tracer.create_node
+
+    def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        node = original(self, *args, **kwargs)
+        if not torch.is_grad_enabled():
+            node.meta["no_grad"] = True
+        return node
+
+    tracer.create_node = create_node  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        tracer.create_node = original  # type: ignore[method-assign]
+
+
+def _check_static(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and not all(isinstance(s, int) for s in value.shape):
+            raise CaptureError(f"the shape of {node.name} depends on a changing number")
