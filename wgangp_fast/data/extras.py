@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """What was asked for cannot be done; the message is one line that says why and what to do.
 
     The command line prints it without a traceback and leaves with exit code 2.

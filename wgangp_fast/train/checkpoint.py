@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,13 +53,15 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(
-            f"cannot read {path} ({str(error).splitlines()[0]}); delete it to use an older one"
-        ) from None
+    except Exception as error:  # a torn file makes the reader fail in every way there is
+        raise UserError(f"cannot read {path} ({_first_line(error)}); delete it to use an older one") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} is not a checkpoint of format {FORMAT}")
     return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def newest(folder: Path) -> Path:

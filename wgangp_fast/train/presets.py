@@ -53,10 +53,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "data": "digits",
         "critic": "digits-critic",
         "generator": "digits-generator",
-        "critic_dim": 64,
+        "critic_dim": 32,
         "generator_dim": 64,
         "latent": 32,
-        "iters": 1000,
+        "iters": 3000,
+        # Three critic steps give at least as good digits as five, a third sooner.
+        "n_critic": 3,
         "lr": 2e-3,
         # These networks are too small to share: a second thread costs more than it brings.
         "threads": 1,

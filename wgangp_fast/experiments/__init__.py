@@ -1,0 +1,1 @@
+"""What is built on the trainer and the benchmark together."""
