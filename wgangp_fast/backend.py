@@ -7,6 +7,10 @@ Order of precedence: the ``impl=`` argument, then the environment variable ``WGA
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
 
 NAMES = ("auto", "ref", "cpu", "cuda", "triton")
 ENVIRONMENT = "WGANGP_FAST_IMPL"
@@ -36,3 +40,20 @@ def resolve(impl: str = "auto") -> str:
             f"torch's own operators. Use impl='auto' (fast) or impl='ref' (stock)."
         )
     return impl
+
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def compile_boundary(function: F) -> F:
+    """Mark a function that torch.compile must call, not trace: it manages compiled code of its own.
+
+    What ``torch.compiler.disable`` does, without importing Dynamo: a traced caller breaks its graph
+    here (with ``fullgraph=True``: an error that says so), and no frame below is compiled.
+    """
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    function._torchdynamo_disable_msg = "wgangp_fast runs its own plan here"  # type: ignore[attr-defined]
+    frames = torch._C._dynamo.eval_frame
+    skip = frames._FrameAction.SKIP
+    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
+    return function

@@ -28,6 +28,7 @@ class BatchNormWarning(UserWarning):
     """The critic normalises over the batch, which the paper advises against (section 4)."""
 
 
+@backend.compile_boundary
 def gradient_penalty(
     critic: Critic,
     real: Tensor,
@@ -90,6 +91,7 @@ def gradient_penalty(
     return finish(penalty if torch.is_grad_enabled() else penalty.detach())
 
 
+@backend.compile_boundary
 def r1_penalty(
     critic: Critic,
     real: Tensor,
@@ -118,6 +120,7 @@ def r1_penalty(
     return reference.reduce(squares, reduction) * (gamma / 2)
 
 
+@backend.compile_boundary
 def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, impl: str = "auto") -> Tensor:
     """Gradient of ``critic(x).sum()`` with respect to ``x``, differentiable once more.
 
@@ -143,6 +146,7 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     return finish(gradient if torch.is_grad_enabled() else gradient.detach())
 
 
+@backend.compile_boundary
 def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, impl: str = "auto") -> Tensor:
     """Norm of the critic's input gradient, for each sample: ``[N, ...]`` to ``[N]``, without history."""
     with torch.no_grad():
@@ -163,7 +167,7 @@ def _plan(critic: Critic, output: Output | None, x: Tensor, wants_x: bool) -> tu
         with torch.enable_grad():
             binding = capture.bind(critic, output, x.requires_grad_())
         x.requires_grad_(False)
-        found = plan.plan_of(binding, wants_x, x)
+        found = plan.plan_of(binding, wants_x)
     except (capture.CaptureError, DeriveError) as error:
         x.requires_grad_(False)
         _refuse(capture.entry(critic), str(error))

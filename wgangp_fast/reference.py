@@ -30,7 +30,13 @@ def input_gradient(critic: Callable[[Tensor], Any], x: Tensor) -> Tensor:
         if not x.requires_grad:
             x = x.detach().requires_grad_()
         score = critic(x)
-        (gradient,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
+        gradient = None
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                score, x, torch.ones_like(score), create_graph=True, allow_unused=True
+            )
+    if gradient is None:
+        raise ValueError("critic: its output does not depend on x, so there is no gradient to penalise")
     return gradient
 
 

@@ -15,7 +15,7 @@ from .environment import environment
 from .workloads import WORKLOADS, select
 
 # Rounds, and seconds that the rounds of one workload may take: "quick" stays below two minutes on 2 cores.
-PRESETS = {"quick": (15, 8.0), "full": (31, 60.0)}
+PRESETS = {"quick": (15, 6.0), "full": (31, 60.0)}
 
 
 def parser() -> argparse.ArgumentParser:

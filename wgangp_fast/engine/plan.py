@@ -20,7 +20,7 @@ class Plan:
         wanted: which leaves get a gradient.
     """
 
-    def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...], x: Tensor) -> None:
+    def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...]) -> None:
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
@@ -35,8 +35,8 @@ class Plan:
         self._tensors = [i for i, is_tensor in enumerate(kinds) if is_tensor]
         self._numbers = [i for i, is_tensor in enumerate(kinds) if not is_tensor]
         self._zero = sorted(self.sweeps.leaf_zero)
-        self._zero_like = [leaves[self.wanted[k]].detach().to("meta") for k in self._zero]
-        self._device = x.device
+        zeros = [leaves[self.wanted[k]] for k in self._zero]
+        self._zero_like = [(tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in zeros]
 
     def forward(self, x: Tensor, leaves: tuple[Any, ...]) -> tuple[Tensor, list[Tensor], list[Any]]:
         """Sweeps 1 and 2: ``x [N, ...]`` to (input gradient ``[N, ...]``, saved tensors, saved numbers)."""
@@ -59,15 +59,15 @@ class Plan:
         else:
             saved = list(tensors)
         of_x, *found = self._backward(seed, *saved)
-        for k, like in zip(self._zero, self._zero_like):
-            found[k] = torch.zeros_like(like, device=self._device)
+        for k, (shape, dtype, device) in zip(self._zero, self._zero_like):
+            found[k] = torch.zeros(shape, dtype=dtype, device=device)
         gradients: list[Tensor | None] = [None] * self.count
         for i, value in zip(self.wanted, found):
             gradients[i] = value
         return of_x, gradients
 
 
-def plan_of(binding: Binding, wants_x: bool, x: Tensor) -> Plan:
+def plan_of(binding: Binding, wants_x: bool) -> Plan:
     """The plan for this binding, derived on first use.
 
     What the leaves require is guarded by the capture, so the grad mode and ``wants_x`` choose the plan.
@@ -76,5 +76,5 @@ def plan_of(binding: Binding, wants_x: bool, x: Tensor) -> Plan:
     key = (wants_x, torch.is_grad_enabled())
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, x)
+        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves)
     return plan

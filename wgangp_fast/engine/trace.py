@@ -48,9 +48,12 @@ def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule
         ):
             raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
         if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise CaptureError(
-                f"the critic uses {node.target} (a custom autograd.Function, checkpointing or a control-flow operator)"
-            )
+            if "checkpoint" not in str(node.target):
+                raise CaptureError(
+                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
+                )
+            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+    gm.recompile()
     tracing = torch._guards.TracingContext.try_get()
     mode = tracing.fake_mode if tracing is not None else None
     if mode is None:
@@ -89,6 +92,10 @@ def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     _check_static(traced)
     return gm, traced, mutated
+
+
+def _call_body(body: Any, *args: Any) -> Any:
+    return body(*args)
 
 
 @contextlib.contextmanager
