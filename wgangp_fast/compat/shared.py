@@ -1,0 +1,112 @@
+"""What the penalties of existing code have in common: alpha, labels, dtypes, checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..penalty import _check_samples as check_samples
+from ..penalty import _enter
+from ..penalty import gradient_penalty as _penalty
+
+Device = str | int | torch.device
+Critic = Callable[..., Any]
+Named = tuple[str, Any]
+
+
+def labelled(critic: Critic, labels: Any) -> tuple[Critic, Callable[[Tensor], Tensor]]:
+    """The critic of x alone, and what is to be done with its penalty.
+
+    A closure hides DistributedDataParallel from the engine, which could then neither capture the critic
+    nor prepare the reduction of its gradients: unwrap first, close over what is inside.
+    """
+    if labels is None:
+        return critic, lambda penalty: penalty
+    inner, finish = _enter(critic)
+    return lambda x: inner(x, labels), finish
+
+
+def first(result: Any) -> Any:
+    """The score: the first of several outputs."""
+    return result[0] if isinstance(result, (tuple, list)) else result
+
+
+def draw(count: int, device: torch.device | None = None) -> Tensor:
+    """``[N]`` uniform weights in the default dtype; None: from the CPU's generator."""
+    return torch.rand(count, device=device)
+
+
+def between(critic: Critic, one: Tensor, other: Tensor, alpha: Tensor, **options: Any) -> Tensor:
+    """The engine's penalty; ``alpha [N]`` weights ``one``."""
+    one, other, alpha = promoted(one, other, alpha)
+    return _penalty(critic, one, other, alpha=alpha, output=first, **options)
+
+
+def promoted(one: Tensor, other: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Both ends in the dtype that ``alpha * one + (1 - alpha) * other`` has, and alpha beside them."""
+    dtype = torch.promote_types(torch.promote_types(one.dtype, other.dtype), alpha.dtype)
+    return one.to(dtype), other.to(dtype), alpha.to(one.device, dtype)
+
+
+def mixed(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """``alpha * real + (1 - alpha) * fake``: ``[N, ...]``, alpha ``[N]``, with history."""
+    real, fake, alpha = promoted(real, fake, alpha)
+    return torch.lerp(fake, real, alpha.view(-1, *[1] * (real.dim() - 1)))
+
+
+def kind(value: Any) -> str:
+    return value.__class__.__name__
+
+
+def is_device(value: Any) -> bool:
+    return isinstance(value, (str, int, torch.device))
+
+
+def check_callable(name: str, critic: Any) -> None:
+    if not callable(critic):
+        raise TypeError(f"{name} must be callable, got {kind(critic)}")
+
+
+def check_pair(real: Named, fake: Named) -> None:
+    check_samples(*real)
+    check_samples(*fake)
+    for what in ("shape", "device"):
+        of_real, of_fake = getattr(real[1], what), getattr(fake[1], what)
+        if of_real != of_fake:
+            raise ValueError(f"{fake[0]} must have the {what} of {real[0]}, {of_real}; it has {of_fake}")
+
+
+def check_number(name: str, value: Any) -> None:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number; got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_device(device: Any) -> None:
+    try:
+        if device is not None:
+            torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"device must name a device, like 'cpu' or 'cuda:0'; got {device!r}") from None
+
+
+def check_weight(name: str, weight: Any, samples: Tensor) -> None:
+    if not isinstance(weight, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {kind(weight)}")
+    try:
+        fits = torch.broadcast_shapes(weight.shape, samples.shape) == samples.shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to the samples {tuple(samples.shape)}; it has shape {tuple(weight.shape)}"
+        )
