@@ -273,6 +273,26 @@ def test_results_name_no_folder_of_the_machine(result: dict[str, Any]) -> None:
     assert result["command"] == "wgangp-fast bench --workload tiny"
 
 
+def test_a_run_cut_short_keeps_what_it_has() -> None:
+    def interrupted(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Step:
+        if real.shape[1:] == (4,):
+            raise KeyboardInterrupt
+        return stock(critic, real, fake, alpha)
+
+    later = Workload(lambda: nn.Linear(4, 1), (4,), 2, 2, "quick", "interrupted")
+    kept: list[list[str]] = []
+    with pytest.raises(KeyboardInterrupt):
+        suite.run(
+            {"tiny": TINY, "later": later},
+            torch.device("cpu"),
+            suite.Settings(rounds=1),
+            [],
+            {"stock": interrupted},
+            keep=lambda result: kept.append([row["workload"] for row in result["rows"]]),
+        )
+    assert kept == [["tiny"]]
+
+
 def test_plain_table_lines_up(result: dict[str, Any]) -> None:
     lines = report.plain(result).splitlines()
     at = lines[0].index("contestant")
@@ -281,10 +301,22 @@ def test_plain_table_lines_up(result: dict[str, Any]) -> None:
 
 def test_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(WORKLOADS, "toy", TINY)
+    monkeypatch.setitem(WORKLOADS, "mnist", DROPPING)
     out = tmp_path / "r.json"
-    arguments = ["--workload", "toy", "--rounds", "2", "--batch", "4", "--out", str(out)]
+    arguments = [
+        "--workload",
+        "toy",
+        "--workload",
+        "mnist",
+        "--rounds",
+        "2",
+        "--batch",
+        "4",
+        "--out",
+        str(out),
+    ]
     assert cli.main(arguments) == 0
-    assert suite.load(out)["rows"][0]["batch"] == 4
+    assert [(row["workload"], row["batch"]) for row in suite.load(out)["rows"]] == [("toy", 4), ("mnist", 4)]
     monkeypatch.setitem(CONTESTANTS, "ours", scaled(0.5))
     assert cli.main(arguments) == 1
     printed = capsys.readouterr().out

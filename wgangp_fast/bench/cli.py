@@ -113,9 +113,10 @@ def _on_device(args: argparse.Namespace, argv: list[str]) -> int:
         batch=args.batch,
         memory=args.memory,
     )
-    result = suite.run(workloads, device, settings, argv, progress=_progress)
+    result = suite.run(
+        workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
+    )
     report.show(result)
-    _write(result, args.out)
     return 0 if suite.all_right(result) else 1
 
 

@@ -72,7 +72,8 @@ def run(
     settings: Settings,
     argv: list[str],
     contestants: Mapping[str, Contestant] | None = None,
-    progress: Callable[[str], None] = lambda line: None,
+    progress: Callable[[str], None] = lambda name: None,
+    keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
     """Run the suite, and return a result ready for JSON.
 
@@ -80,7 +81,8 @@ def run(
 
     Args:
         contestants: name to contestant, ``"stock"`` among them; by default the table's.
-        progress: told one line for each workload begun.
+        progress: told the name of each workload that begins.
+        keep: given the result so far after each workload, so that a run cut short leaves something.
 
     Raises:
         ValueError: ``contestants`` lacks the baseline.
@@ -103,6 +105,7 @@ def run(
     for name, workload in workloads.items():
         progress(name)
         result["rows"].append(_row(name, workload, device, settings, contestants))
+        keep(result)
     return result
 
 
