@@ -65,24 +65,16 @@ def points(
         grid = torch.cartesian_prod(line, line)
         with torch.no_grad():
             value = critic(grid.to(real.device)).cpu().view(resolution, resolution).T
-        lines = axes.contour(
-            line,
-            line,
-            value,
-            levels=14,
-            cmap="Greys",
-            linewidths=0.8,
-            alpha=0.8,
-            vmin=float(value.min()) - 1.0 * float(value.max() - value.min()),
-        )
-        bar = figure.colorbar(lines, ax=axes, shrink=0.85)
+        filled = axes.contourf(line, line, value, levels=18, cmap="Greys", alpha=0.45)
+        axes.contour(line, line, value, levels=18, colors="white", linewidths=0.6)
+        bar = figure.colorbar(filled, ax=axes, shrink=0.8)
         bar.set_label("critic score")
     axes.plot(*real.cpu().T, "+", color=ORANGE, markersize=6, alpha=0.7, label="real")
     if fake is not None:
         axes.plot(*fake.cpu().T, ".", color=GREEN, markersize=4, alpha=0.6, label="generated")
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel="$x_2$", title=title)
     axes.set_aspect("equal")
-    axes.legend(loc="upper right", framealpha=0.9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     figure.savefig(path, dpi=100)
 
 
