@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -76,26 +77,20 @@ def main(argv: list[str]) -> int:
     p = parser()
     args = p.parse_args(argv)
     try:
-        if args.list:
-            print("\n".join(_listing()))
-        elif args.table:
+        if args.table:
             print(report.markdown(suite.load(args.table)))
-        elif args.plot:
+            return 0
+        if args.plot:
             report.plot(suite.load(args.plot[0]), args.plot[1])
-        else:
-            return _on_device(args, argv)
-    except (ValueError, OSError, ImportError) as error:
+            return 0
+        workloads = select(args.workload, args.preset)
+    except (ValueError, FileNotFoundError, ImportError) as error:
         p.error(str(error))
-    return 0
-
-
-def _listing() -> list[str]:
-    return [f"{name:<21} {row.preset:<6} {row.about}" for name, row in WORKLOADS.items()]
-
-
-def _on_device(args: argparse.Namespace, argv: list[str]) -> int:
+    if args.list:
+        print("\n".join(f"{name:<21} {row.preset:<6} {row.about}" for name, row in WORKLOADS.items()))
+        return 0
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch sees no CUDA device here; use --device cpu")
+        p.error("--device cuda: torch sees no CUDA device here; use --device cpu")
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device)
@@ -104,11 +99,10 @@ def _on_device(args: argparse.Namespace, argv: list[str]) -> int:
         print(json.dumps(facts, indent=1))
         _write(facts, args.out)
         return 0
-    workloads = select(args.workload, args.preset)
     rounds, budget = PRESETS[args.preset]
     settings = suite.Settings(
         rounds=args.rounds or rounds,
-        budget=float("inf") if args.rounds else budget,
+        budget=math.inf if args.rounds else budget,
         seed=args.seed,
         batch=args.batch,
         memory=args.memory,
