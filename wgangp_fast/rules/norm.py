@@ -12,6 +12,7 @@ and ``J g`` and ``J t`` are the results of sweeps 2 and 3. The affine part ``y =
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -106,8 +107,11 @@ class LayerNorm(Normalisation):
         return [rows, k], [1], [rows, 1], [1, k]
 
     def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
-        # The kernel refuses to fill a bias gradient without a bias; it never reads the bias's values.
-        bias = weight if mask[2] and weight is not None else None
+        # The kernel refuses to fill a bias gradient without a bias; it never reads the bias's values, so
+        # the weight, which is at hand, stands in for it where there is one.
+        bias = None
+        if mask[2]:
+            bias = weight if weight is not None else site.primal("bias")
         return aten.native_layer_norm_backward.default(
             v,
             site.primal("input"),
@@ -127,8 +131,15 @@ class GroupNorm(Normalisation):
         return [n, groups, c // groups, length], [2, 3], [n, groups, 1, 1], [1, groups, c // groups, 1]
 
     def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+        # The kernel reads both with the strides of one of them: on a CPU channels_last, if the input is.
+        h = site.val("input")
+        on_cpu = h.device.type == "cpu"
+        layout = torch._prims_common.suggest_memory_format(h) if on_cpu else torch.contiguous_format
+        if layout is not torch.contiguous_format:
+            mask = [True, *mask[1:]]  # torch 2.13's channels_last kernel crashes without an input gradient
+        v = v.contiguous(memory_format=layout)
         return aten.native_group_norm_backward.default(
-            v.contiguous(), site.primal("input"), site.output(1), site.output(2), weight,
+            v, site.primal("input").contiguous(memory_format=layout), site.output(1), site.output(2), weight,
             site["N"], site["C"], site["HxW"], site["group"], mask,
         )  # fmt: skip
 
@@ -253,7 +264,7 @@ class Variance(Rule):
     def _factor(self, site: Site) -> Any:
         """var: 2/dof. std: 1/(dof*y), zero where y is zero, as in autograd."""
         if not self.root:
-            return 2 / self._dof(site)
+            return 2 / self._dof(site) if self._dof(site) else math.inf  # as autograd has it for one element
         y = spread(site, site.output())
         return torch.where(y == 0, 0, 1 / (y * self._dof(site)))
 
