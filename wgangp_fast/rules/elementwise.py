@@ -27,6 +27,7 @@ class Unary(Rule):
         multiply: ``(site, v) -> f'(h) * v``, a single fused library kernel where there is one.
         ratio: ``site -> f''/f'``, a tensor or a number.
         second: ``site -> f''``, a tensor or a number.
+        explicit_zeros: without either, whether autograd's own second order is zeros rather than nothing.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Unary(Rule):
         multiply: Callable[[Site, Any], Any],
         ratio: Expression | None = None,
         second: Expression | None = None,
+        explicit_zeros: bool = True,
     ) -> None:
         self.multiply, self.ratio, self.second = multiply, ratio, second
-        self.piecewise_linear = ratio is None and second is None
+        self.smooth = ratio is not None or second is not None
+        self.piecewise_linear = explicit_zeros and not self.smooth
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         return {"self": self.multiply(site, g)}
@@ -45,7 +48,7 @@ class Unary(Rule):
         return self.multiply(site, t["self"])
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        return frozenset() if self.piecewise_linear else moving & {"self"}
+        return moving & {"self"} if self.smooth else frozenset()
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         product = g * t["self"]
@@ -85,7 +88,7 @@ def _elu(site: Site, v: Any) -> Any:
 def _elu_ratio(site: Site) -> Any:
     from_result = site["alpha"] >= 0 and site["scale"] > 0
     below = (_y(site) if from_result else _h(site)) <= 0
-    return below * site["input_scale"]
+    return below.to(site.val("self").dtype) * site["input_scale"]  # bool times a number would be float32
 
 
 def _gelu_second(site: Site) -> Any:
@@ -130,7 +133,7 @@ def _clamp(site: Site, v: Any) -> Any:
 
 def _hardswish_second(site: Site) -> Any:
     h = _h(site)
-    return ((h > -3) & (h < 3)) * (1 / 3)
+    return ((h > -3) & (h < 3)).to(site.val("self").dtype) / 3  # bool divided by a number would be float32
 
 
 def _pow_multiply(site: Site, v: Any) -> Any:
@@ -158,9 +161,9 @@ UNARY: dict[Any, Unary] = {
     aten.hardtanh.default: Unary(
         lambda s, v: aten.hardtanh_backward.default(v, _h(s), s["min_val"], s["max_val"])
     ),
-    aten.clamp.default: Unary(_clamp),
-    aten.clamp_min.default: Unary(_clamp),
-    aten.clamp_max.default: Unary(_clamp),
+    aten.clamp.default: Unary(_clamp, explicit_zeros=False),
+    aten.clamp_min.default: Unary(_clamp, explicit_zeros=False),
+    aten.clamp_max.default: Unary(_clamp, explicit_zeros=False),
     aten.abs.default: Unary(lambda s, v: v * torch.sign(_h(s))),
     aten.hardsigmoid.default: Unary(lambda s, v: aten.hardsigmoid_backward.default(v, _h(s))),
     aten.softshrink.default: Unary(lambda s, v: aten.softshrink_backward.default(v, _h(s), s["lambd"])),
@@ -298,16 +301,16 @@ class PReLU(Rule):
 class Selection(Rule):
     """Operators that pass one of their arguments: ``where``, ``maximum``, ``minimum``."""
 
-    piecewise_linear = True
-
     def __init__(self, share: Callable[[Site, str, Any], Any]) -> None:
         self.share = share  # (site, slot, v) -> the part of v that belongs to slot
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        return {
-            slot: unbroadcast(self.share(site, slot, g), site.shape(slot), site.result.shape)
-            for slot in slots
-        }
+        out = {}
+        for slot in slots:
+            value = unbroadcast(self.share(site, slot, g), site.shape(slot), site.result.shape)
+            dtype = site.val(slot).dtype
+            out[slot] = value if dtype == site.result.dtype else value.to(dtype)
+        return out
 
     def jvp(self, site: Site, t: Slots) -> Any:
         total = None
@@ -315,6 +318,8 @@ class Selection(Rule):
             share = self.share(site, slot, tangent)
             if site.shape(slot) != list(site.result.shape):
                 share = share.expand(list(site.result.shape))
+            if site.val(slot).dtype != site.result.dtype:
+                share = share.to(site.result.dtype)
             total = plus(total, share)
         return total
 
