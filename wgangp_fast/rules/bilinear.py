@@ -145,7 +145,8 @@ class Linear(Bilinear):
         return torch.mm(g.t(), a)
 
     def bias_gradient(self, site: Site, g: Any) -> Any:
-        return g.sum(list(range(site.result.dim() - 1)))
+        dims = list(range(site.result.dim() - 1))
+        return g.sum(dims) if dims else g  # an empty list would mean every dimension
 
     def bias_tangent(self, site: Site, t: Any) -> Any:
         return t.expand(list(site.result.shape))

@@ -90,7 +90,9 @@ def _index_back(site: Site, g: Any) -> Any:
 
 
 def _flip_cumsum(site: Site, g: Any) -> Any:
-    return g.flip(site["dim"]).cumsum(site["dim"]).flip(site["dim"])
+    summed = g.flip(site["dim"]).cumsum(site["dim"]).flip(site["dim"])
+    source = site.val("self").dtype
+    return summed if source == site.result.dtype else summed.to(source)
 
 
 def reduced_dims(site: Site) -> list[int]:
@@ -187,6 +189,8 @@ class _FirstOutput(LinearMap):
 
 def _dropout_scale(site: Site, v: Any) -> Any:
     p = site["p"]
+    if site["train"] is False:
+        return v
     scale = 0.0 if p >= 1 else 1 / (1 - p)
     return v * site.output(1) * scale
 
@@ -263,13 +267,13 @@ TABLE: dict[Any, LinearMap] = {
     aten.adaptive_max_pool3d.default: _FirstOutput(_pool_scatter, _pool_indices, piecewise_linear=True),
 }
 for _name in ("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"):
-    TABLE[getattr(aten, _name).default] = LinearMap(_reflect_back(_name))
+    TABLE[getattr(aten, _name).default] = LinearMap(_reflect_back(_name), piecewise_linear=True)
 for _name in ("replication_pad1d", "replication_pad2d", "replication_pad3d"):
-    TABLE[getattr(aten, _name).default] = LinearMap(_reflect_back(_name))
+    TABLE[getattr(aten, _name).default] = LinearMap(_reflect_back(_name), piecewise_linear=True)
 for _name in ("avg_pool2d", "avg_pool3d"):
-    TABLE[getattr(aten, _name).default] = LinearMap(_average_back(_name))
+    TABLE[getattr(aten, _name).default] = LinearMap(_average_back(_name), piecewise_linear=True)
 for _name in ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"):
-    TABLE[getattr(aten, _name).default] = LinearMap(_adaptive_back(_name))
+    TABLE[getattr(aten, _name).default] = LinearMap(_adaptive_back(_name), piecewise_linear=True)
 for _name in (
     *("upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "upsample_linear1d"),
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_trilinear3d", "_upsample_nearest_exact1d"),
@@ -351,23 +355,20 @@ class _Join(Rule):
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         dim, rank, start, out = site["dim"], site.result.dim(), 0, {}
         for slot in site.slots():
-            shape = site.shape(slot)
-            if self.stack:
-                if slot in slots:
-                    out[slot] = g.select(dim, start)
-                start += 1
-                continue
-            if len(shape) != rank:  # the legacy empty tensor that cat skips
+            shape, dtype = site.shape(slot), site.val(slot).dtype
+            if not self.stack and len(shape) != rank:  # the legacy empty tensor that cat skips
                 continue
             if slot in slots:
-                out[slot] = g.narrow(dim, start, shape[dim])
-            start += shape[dim]
+                part = g.select(dim, start) if self.stack else g.narrow(dim, start, shape[dim])
+                out[slot] = part if dtype == site.result.dtype else part.to(dtype)
+            start += 1 if self.stack else shape[dim]
         return out
 
     def jvp(self, site: Site, t: Slots) -> Any:
-        some, parts = next(iter(t.values())), []
+        some, parts, dtype = next(iter(t.values())), [], site.result.dtype
         for slot in site.slots():
-            parts.append(t[slot] if slot in t else some.new_zeros(site.shape(slot)))
+            part = t[slot] if slot in t else some.new_zeros(site.shape(slot), dtype=dtype)
+            parts.append(part if slot not in t or site.val(slot).dtype == dtype else part.to(dtype))
         return torch.stack(parts, site["dim"]) if self.stack else torch.cat(parts, site["dim"])
 
 
