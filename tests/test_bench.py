@@ -212,7 +212,7 @@ def test_errors_are_relative_and_find_what_is_missing() -> None:
     assert correctness.errors([{"penalty": t(4.0)}], truth)["grad w"] == math.inf
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     """A run with a right, a wrong and a failing contestant."""
     return suite.run(
