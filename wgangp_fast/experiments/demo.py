@@ -105,7 +105,7 @@ TOY = {
     "threads": 1,
 }
 TRAININGS = {
-    "digits": {},
+    "digits": {"iters": 2000},
     "toy-8gaussians": {**TOY, "iters": 1000},
     "toy-25gaussians": {**TOY, "iters": 1800},
 }
