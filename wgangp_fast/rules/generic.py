@@ -107,17 +107,20 @@ def node_adjoint(
 class Generic(Rule):
     """Autograd on one node. ``reason`` says why no written rule took it (shown by ``explain``)."""
 
-    piecewise_linear = True  # autograd may return explicit zeros; a zero gradient is right either way
-
     def __init__(self, site: Site, reason: str) -> None:
         self.reason = reason
-        self.outputs, self.bends = self._probe(site)
+        slots = [s for s in site.slots() if site.val(s).is_floating_point() or site.val(s).is_complex()]
+        try:
+            self.outputs, self.bends = self._probe(site, slots)
+        except RuntimeError:  # autograd cannot differentiate by a slot that is perhaps not wanted
+            self.outputs, self.bends = self._probe(site, sorted(site.active))
+            self.bends |= frozenset(slots) - site.active
 
-    def _probe(self, site: Site) -> tuple[frozenset[int], bool]:
-        """Which outputs move with the active slots; whether autograd finds a second derivative."""
-        active = sorted(site.active)
+    def _probe(self, site: Site, slots: list[str]) -> tuple[frozenset[int], frozenset[str]]:
+        """Which outputs move with the active slots; in which of ``slots`` autograd finds curvature."""
         with torch.enable_grad():
-            fresh, leaves = _tensors(site.arguments, active)
+            fresh, leaves = _tensors(site.arguments, slots)
+            moved = [leaf for slot, leaf in zip(slots, leaves) if slot in site.active]
             mode = getattr(leaves[0], "fake_mode", None)
             try:
                 if mode is not None:
@@ -128,22 +131,22 @@ class Generic(Rule):
                     i for i, r in enumerate(results) if isinstance(r, Tensor) and r.requires_grad
                 )
                 if not moving:
-                    return moving, False
+                    return moving, frozenset()
                 outputs = [results[i] for i in sorted(moving)]
                 pulled = torch.autograd.grad(
                     outputs,
-                    leaves,
+                    moved,
                     [torch.ones_like(o) for o in outputs],
                     create_graph=True,
                     allow_unused=True,
                 )
                 pulled = tuple(p for p in pulled if p is not None and p.requires_grad)
                 if not pulled:
-                    return moving, False
+                    return moving, frozenset()
                 second = torch.autograd.grad(
                     pulled, leaves, [torch.ones_like(p) for p in pulled], allow_unused=True
                 )
-                return moving, any(s is not None for s in second)
+                return moving, frozenset(slot for slot, s in zip(slots, second) if s is not None)
             finally:
                 if mode is not None:
                     mode.__exit__(None, None, None)
@@ -174,10 +177,7 @@ class Generic(Rule):
         return moved
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        # Parameters of the operator bend with anything that moves: <g, J(w) t> depends on w.
-        if not moving:
-            return frozenset()
-        return frozenset(s for s in site.slots() if self.bends or s not in site.active)
+        return self.bends if moving else frozenset()
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return self.adjoint(site, None, g, t, slots)
