@@ -145,9 +145,9 @@ def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
 
 
 def test_only_the_last_checkpoints_stay(tmp_path: Path) -> None:
-    for iteration in (1, 2, 10, 9_999_999):
+    for iteration in (1, 2, 999_999, 1_000_000):
         checkpoint.save(tmp_path, iteration, {"x": torch.ones(1)}, keep=2)
-    assert [p.name for p in checkpoint.listing(tmp_path)] == ["checkpoint_000010.pt", "checkpoint_9999999.pt"]
+    assert [p.name for p in checkpoint.listing(tmp_path)] == ["checkpoint_999999.pt", "checkpoint_1000000.pt"]
     assert not list(tmp_path.glob("*.tmp"))
 
 

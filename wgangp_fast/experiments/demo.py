@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from wgangp_fast.train.loop import quality_line
 PROGRAM = "wgangp-fast demo"
 AGREEMENT = 1e-10  # largest relative error allowed in float64
 
-CRITICS = {
+CRITICS: dict[str, dict[str, Any]] = {
     "LeakyReLU": {},
     "LeakyReLU, layer norm": {"norm": "layer"},
     "tanh": {"activation": "tanh"},
@@ -104,19 +105,18 @@ TOY = {
     "ema_kimg": 50.0,
     "threads": 1,
 }
-TRAININGS = {
+TRAININGS: dict[str, dict[str, Any]] = {
     "digits": {"iters": 2000},
     "toy-8gaussians": {**TOY, "iters": 1000},
     "toy-25gaussians": {**TOY, "iters": 1800},
 }
 
 
-def show_training(preset: str, outdir: str, penalty: str, seed: int) -> tuple[str, Path]:
+def show_training(preset: str, outdir: str, penalty: Literal["fast", "stock"], seed: int) -> tuple[str, Path]:
     """Train a preset; return its quality in a sentence, and its run folder."""
-    settings: dict[str, object] = {**TRAININGS[preset], "outdir": outdir, "penalty": penalty, "seed": seed}
-    config = Config(preset=preset, **settings)  # type: ignore[arg-type]
-    steps = {"tick": max(1, config.iters // 20), "snapshot": max(1, config.iters // 4)}
-    path = train(Config(preset=preset, **settings, **steps))  # type: ignore[arg-type]
+    settings = TRAININGS[preset]
+    steps = {"tick": settings["iters"] // 20, "snapshot": settings["iters"] // 4}
+    path = train(Config(preset=preset, outdir=outdir, penalty=penalty, seed=seed, **{**steps, **settings}))
     return quality_line(json.loads((path / "metrics.json").read_text())), path
 
 
@@ -126,7 +126,7 @@ def pictures_of(path: Path) -> list[Path]:
     return [path / "reals.png", fakes[0], fakes[-1], path / "loss.png"]
 
 
-def run(outdir: str, penalty: str, seed: int) -> int:
+def run(outdir: str, penalty: Literal["fast", "stock"], seed: int) -> int:
     """The whole demo; 0, or 1 if the penalties disagree or the benchmark failed."""
     rows: list[Row] = []
     pictures: list[Path] = []
