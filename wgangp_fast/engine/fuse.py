@@ -1,12 +1,167 @@
-"""Rewrites of derived sweeps into cheaper code with the same meaning."""
+"""Rewrites of derived sweeps into cheaper code with the same meaning.
+
+- *recompute*: a cheap elementwise value whose inputs are saved anyway is not saved but made again.
+- *in place*: an elementwise operator overwrites its input where nobody else holds that input.
+- *direct*: operators are called by torch's own Python bindings, two microseconds less a call than
+  through the operator registry.
+"""
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
 from .derive import Sweeps
+
+aten = torch.ops.aten
+nn = torch._C._nn
+
+#: operators whose result is a tensor of their own, never a view of an argument
+FRESH = {
+    *(aten.convolution.default, torch.convolution, aten.linear.default, nn.linear),
+    *(torch.mm, torch.bmm, aten.mm.default, aten.bmm.default, torch.addcmul, torch.add),
+    *(aten.native_group_norm.default, aten.native_layer_norm.default),
+    *(aten.native_group_norm_backward.default, aten.native_layer_norm_backward.default),
+    *(aten.native_batch_norm_backward.default, aten.convolution_backward.default),
+}
+
+#: forward operator -> the same, in place
+IN_PLACE: dict[Any, Any] = {
+    aten.relu.default: torch.relu_,
+    aten.leaky_relu.default: nn.leaky_relu_,
+    aten.tanh.default: torch.tanh_,
+    aten.sigmoid.default: torch.sigmoid_,
+    aten.elu.default: nn.elu_,
+}
+
+#: fused derivative operators; their ``grad_input`` overload writes into the first argument
+MULTIPLIERS = {
+    getattr(aten, name).default: getattr(aten, name).grad_input
+    for name in (
+        *("leaky_relu_backward", "threshold_backward", "tanh_backward", "sigmoid_backward", "elu_backward"),
+        *("softplus_backward", "gelu_backward", "silu_backward", "hardtanh_backward", "hardsigmoid_backward"),
+    )
+}
+FRESH |= set(IN_PLACE) | set(IN_PLACE.values()) | set(MULTIPLIERS) | set(MULTIPLIERS.values())
+
+#: operator -> the binding that takes the same arguments
+DIRECT: dict[Any, Any] = {
+    aten.convolution.default: torch.convolution,
+    aten.linear.default: nn.linear,
+    aten.relu.default: torch.relu,
+    aten.leaky_relu.default: nn.leaky_relu,
+    aten.tanh.default: torch.tanh,
+    aten.sigmoid.default: torch.sigmoid,
+    aten.mul.Tensor: torch.mul,
+    aten.add.Tensor: torch.add,
+    aten.sub.Tensor: torch.sub,
+    aten.div.Tensor: torch.div,
+    aten.mm.default: torch.mm,
+    aten.bmm.default: torch.bmm,
+    aten.t.default: torch.t,
+    aten.permute.default: torch.permute,
+    aten.transpose.int: torch.transpose,
+    aten.cat.default: torch.cat,
+    aten.native_layer_norm.default: torch.native_layer_norm,
+    aten.native_group_norm.default: torch.native_group_norm,
+}
 
 
 def fuse(sweeps: Sweeps) -> None:
     """Rewrite both graphs in place."""
+    if sweeps.backward is not None:
+        recompute(sweeps)
+        rematerialise(sweeps.backward.graph)
     for module in (sweeps.forward, sweeps.backward):
         if module is not None:
+            overwrite(module.graph)
+            bind_directly(module.graph)
             module.recompile()
+
+
+def recompute(sweeps: Sweeps) -> None:
+    """Make again, in sweep 3 or 4, what one elementwise call makes of values saved anyway."""
+    assert sweeps.backward is not None
+    forward, backward = sweeps.forward.graph, sweeps.backward.graph
+    (result, *saved), end = _outputs(forward)
+    _, *inputs = backward.find_nodes(op="placeholder")
+    here = dict(zip(saved, inputs))
+    kept = list(zip(saved, inputs, sweeps.saved_is_tensor))
+    for node, placeholder, _ in list(kept):
+        sources = node.all_input_nodes
+        if node.target not in MULTIPLIERS or not all(source in here for source in sources):
+            continue
+        first = next(n for n in backward.nodes if n in placeholder.users)
+        with backward.inserting_before(first):
+            again = backward.node_copy(node, here.__getitem__)
+        placeholder.replace_all_uses_with(again)
+        backward.erase_node(placeholder)
+        here[node] = again
+        kept = [entry for entry in kept if entry[0] is not node]
+    end.args = ((result, *(node for node, _, _ in kept)),)
+    sweeps.saved_is_tensor = tuple(is_tensor for _, _, is_tensor in kept)
+
+
+def rematerialise(graph: fx.Graph) -> None:
+    """Drop a cheap elementwise value between two uses if its inputs outlive the second use anyway.
+
+    Sweep 3 pushes a tangent on at once, but its weight gradient waits for sweep 4.
+    """
+    order = {node: i for i, node in enumerate(graph.nodes)}
+    for node in list(graph.nodes):
+        if node.target not in MULTIPLIERS or len(node.users) < 2:
+            continue
+        first, *later = sorted(node.users, key=order.__getitem__)
+        alive = min(max(order[user] for user in source.users) for source in node.all_input_nodes)
+        late = [user for user in later if order[user] - order[first] > NEAR and order[user] <= alive]
+        if not late or any(user.op == "output" for user in late):
+            continue
+        with graph.inserting_before(late[0]):
+            again = graph.node_copy(node)
+        order[again] = order[late[0]]
+        for user in late:
+            user.replace_input_with(node, again)
+
+
+#: uses this many nodes apart are one use
+NEAR = 4
+
+
+def _outputs(graph: fx.Graph) -> tuple[tuple[Any, ...], fx.Node]:
+    (end,) = graph.find_nodes(op="output")
+    return end.args[0], end
+
+
+def overwrite(graph: fx.Graph) -> None:
+    """Let elementwise operators write into a dead input."""
+    for node in graph.nodes:
+        if node.op != "call_function" or not node.args or not _free(node.args[0]):
+            continue
+        if node.target in IN_PLACE:
+            node.target = IN_PLACE[node.target]
+        elif node.target in MULTIPLIERS:
+            node.target = MULTIPLIERS[node.target]
+            node.kwargs = {**node.kwargs, "grad_input": node.args[0]}
+
+
+def _free(value: Any) -> bool:
+    """A tensor of its own that only one operator reads."""
+    if not isinstance(value, fx.Node) or value.op != "call_function" or len(value.users) != 1:
+        return False
+    if value.target is operator.getitem:
+        return value.args[0].target in FRESH and value.args[1] == 0 and _other_members_unused(value)
+    return value.target in FRESH
+
+
+def _other_members_unused(member: fx.Node) -> bool:
+    return sum(1 for user in member.args[0].users if user.args[1] == member.args[1]) == 1
+
+
+def bind_directly(graph: fx.Graph) -> None:
+    """Call torch's Python bindings instead of the operator registry."""
+    for node in graph.nodes:
+        if node.op == "call_function":
+            node.target = DIRECT.get(node.target, node.target)

@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from .capture import Binding, Captured
 from .derive import Sweeps, derive
 from .fuse import fuse
+
+
+_OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
+_BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
+
+
+def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
+    """The module's code as a bare function: operators are looked up once, not at every call.
+
+    ``boxed``: the function takes its first argument and a list of the others, which it empties.
+    """
+    code = module.graph.python_code("self")
+    scope = dict(code.globals)
+
+    def operator_name(match: re.Match[str]) -> str:
+        name = "op_" + "_".join(match.groups())
+        space, packet, overload = match.groups()
+        scope[name] = getattr(getattr(getattr(torch.ops, space), packet), overload)
+        return name
+
+    def binding_name(match: re.Match[str]) -> str:
+        path = match.group(1)
+        owner = torch._C._nn if path.startswith("_C._nn.") else torch
+        name = "torch_" + path.rsplit(".", 1)[-1]
+        scope[name] = getattr(owner, path.rsplit(".", 1)[-1])
+        return name
+
+    source = _BINDING.sub(binding_name, _OPERATOR.sub(operator_name, code.src))
+    inputs = [node.target for node in module.graph.find_nodes(op="placeholder")]
+    head = f"def forward({', '.join(inputs)}):"
+    if boxed:
+        first, *rest = inputs
+        unpack = f"({' '.join(f'{name},' for name in rest)}) = saved; " if rest else ""
+        head = f"def forward({first}, saved):\n    {unpack}saved.clear()"
+    body = source[source.index("def forward") :].split(":\n", 1)[1]
+    exec(compile(f"{head}\n{body}", f"<{module._get_name()}>", "exec"), scope)
+    return scope["forward"]
 
 
 class Plan:
@@ -28,8 +67,8 @@ class Plan:
         self.count = len(leaves)
         self.sweeps: Sweeps = derive(captured.critic, wants_x, self.wanted)
         fuse(self.sweeps)
-        self._forward = self.sweeps.forward.forward
-        self._backward = self.sweeps.backward.forward if self.sweeps.backward is not None else None
+        self._forward = compiled(self.sweeps.forward)
+        self._backward = compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
         kinds = self.sweeps.saved_is_tensor
         self._all_tensors = all(kinds)
         self._tensors = [i for i, is_tensor in enumerate(kinds) if is_tensor]
@@ -46,19 +85,19 @@ class Plan:
         return gradient, [saved[i] for i in self._tensors], [saved[i] for i in self._numbers]
 
     def backward(
-        self, seed: Tensor, tensors: tuple[Tensor, ...], numbers: list[Any]
+        self, seed: Tensor, saved: list[Any], numbers: list[Any]
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves)."""
+        """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves).
+
+        ``saved`` is emptied, so that each saved tensor dies after its last use.
+        """
         assert self._backward is not None
         if numbers:
-            saved: list[Any] = [None] * (len(tensors) + len(numbers))
-            for i, value in zip(self._tensors, tensors):
-                saved[i] = value
-            for i, value in zip(self._numbers, numbers):
-                saved[i] = value
-        else:
-            saved = list(tensors)
-        of_x, *found = self._backward(seed, *saved)
+            tensors = iter(list(saved))
+            values = iter(numbers)
+            saved[:] = [next(tensors if is_tensor else values) for is_tensor in self.sweeps.saved_is_tensor]
+            del tensors
+        of_x, *found = self._backward(seed, saved)
         for k, (shape, dtype, device) in zip(self._zero, self._zero_like):
             found[k] = torch.zeros(shape, dtype=dtype, device=device)
         gradients: list[Tensor | None] = [None] * self.count

@@ -86,11 +86,10 @@ class Bilinear(Rule):
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         if self.merge is None or g is None or self.a not in t or self.b not in slots:
             return super().adjoint(site, c, g, t, slots)
-        tangents, primals = t[self.a], site.primal(self.a)
-        out = dict(super().adjoint(site, c, g, t, slots - {self.b}))
-        out[self.b] = self.transpose_b(
-            site, torch.cat([tangents, primals], self.merge), torch.cat([g, c], self.merge)
-        )
+        # The weight gradient first: its concatenated copies are gone before the adjoint of a is made.
+        pairs = (torch.cat([t[self.a], site.primal(self.a)], self.merge), torch.cat([g, c], self.merge))
+        out = {self.b: self.transpose_b(site, *pairs)}
+        out.update(super().adjoint(site, c, g, t, slots - {self.b}))
         return out
 
 

@@ -25,7 +25,7 @@ class Unary(Rule):
 
     Args:
         multiply: ``(site, v) -> f'(h) * v``, a single fused library kernel where there is one.
-        ratio: ``site -> f''/f'``, a tensor or a number.
+        ratio: ``site -> f''/f'``, a tensor or a number; times ``scale``.
         second: ``site -> f''``, a tensor or a number.
         explicit_zeros: without either, whether autograd's own second order is zeros rather than nothing.
     """
@@ -36,8 +36,9 @@ class Unary(Rule):
         ratio: Expression | None = None,
         second: Expression | None = None,
         explicit_zeros: bool = True,
+        scale: float = 1,
     ) -> None:
-        self.multiply, self.ratio, self.second = multiply, ratio, second
+        self.multiply, self.ratio, self.second, self.scale = multiply, ratio, second, scale
         self.smooth = ratio is not None or second is not None
         self.piecewise_linear = explicit_zeros and not self.smooth
 
@@ -53,14 +54,15 @@ class Unary(Rule):
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         product = g * t["self"]
         if self.ratio is not None:
-            return {"self": self.multiply(site, self.ratio(site) * product)}
+            bent = self.ratio(site) * product
+            return {"self": self.multiply(site, bent if self.scale == 1 else bent * self.scale)}
         assert self.second is not None
         return {"self": self.second(site) * product}
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         if self.ratio is None or "self" not in t or g is None:
             return super().adjoint(site, c, g, t, slots)
-        bent = torch.addcmul(c, self.ratio(site) * g, t["self"])
+        bent = torch.addcmul(c, self.ratio(site) * g, t["self"], value=self.scale)
         return {"self": self.multiply(site, bent)}
 
 
@@ -168,7 +170,7 @@ UNARY: dict[Any, Unary] = {
     aten.hardsigmoid.default: Unary(lambda s, v: aten.hardsigmoid_backward.default(v, _h(s))),
     aten.softshrink.default: Unary(lambda s, v: aten.softshrink_backward.default(v, _h(s), s["lambd"])),
     aten.hardshrink.default: Unary(lambda s, v: aten.hardshrink_backward.default(v, _h(s), s["lambd"])),
-    aten.tanh.default: Unary(lambda s, v: aten.tanh_backward.default(v, _y(s)), ratio=lambda s: _y(s) * -2),
+    aten.tanh.default: Unary(lambda s, v: aten.tanh_backward.default(v, _y(s)), ratio=_y, scale=-2),
     aten.sigmoid.default: Unary(
         lambda s, v: aten.sigmoid_backward.default(v, _y(s)), ratio=lambda s: 1 - 2 * _y(s)
     ),

@@ -187,7 +187,7 @@ def plus(a: Any, b: Any) -> Any:
     """Sum in which None is a structural zero."""
     if a is None or b is None:
         return b if a is None else a
-    return a + b
+    return torch.add(a, b)
 
 
 def unbroadcast(value: Any, shape: Iterable[int], given: Iterable[int]) -> Any:
