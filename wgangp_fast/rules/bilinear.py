@@ -68,12 +68,8 @@ class Bilinear(Rule):
         return frozenset(
             slot
             for slot, other in ((self.b, self.a), (self.a, self.b))
-            if other in moving and self.is_tensor(site, slot)
+            if other in moving and site.is_tensor(slot)
         )
-
-    @staticmethod
-    def is_tensor(site: Site, slot: str) -> bool:
-        return isinstance(site.arguments.get(slot), torch.Tensor)
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         out: dict[str, Any] = {}
@@ -215,12 +211,12 @@ class Multiply(Bilinear):
         return a * b
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        if self.is_tensor(site, self.b):
+        if site.is_tensor(self.b):
             return super().vjp(site, g, slots)
         return {self.a: g * site[self.b]}
 
     def jvp(self, site: Site, t: Slots) -> Any:
-        if self.is_tensor(site, self.b):
+        if site.is_tensor(self.b):
             return super().jvp(site, t)
         return t[self.a] * site[self.b]
 

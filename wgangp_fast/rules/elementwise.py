@@ -237,10 +237,10 @@ class Divide(Rule):
         return total / self._denominator(site)
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        if not isinstance(site["other"], torch.Tensor):
+        if not site.is_tensor("other"):
             return frozenset()
         reached = {"other"} if moving else set()
-        if "other" in moving and isinstance(site["self"], torch.Tensor):
+        if "other" in moving and site.is_tensor("self"):
             reached.add("self")
         return frozenset(reached)
 

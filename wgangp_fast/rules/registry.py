@@ -56,6 +56,11 @@ class Site:
         """Whether an optional tensor argument was given."""
         return self.val(slot) is not None
 
+    def is_tensor(self, name: str) -> bool:
+        """Whether an argument is a tensor. Unlike ``self[name]`` this reads nothing: a number that the
+        graph computes, read where no sweep is being written, would become an input in the wrong place."""
+        return isinstance(dict.get(self.arguments, name), Tensor)
+
     def val(self, slot: str) -> Tensor:
         """Shape, dtype and device of an input slot, as a fake tensor (None if it was not given)."""
         name, _, index = slot.partition(".")
@@ -72,6 +77,13 @@ class Site:
     def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
         """``function(op, *args)`` as one node of the plan (or at once, on real tensors)."""
         return function(op, *args)
+
+    def remember(self, name: str, value: Any) -> None:
+        """Keep a value of sweep 2 for a later sweep; only plans have a memory."""
+
+    def recall(self, name: str) -> Any:
+        """What :meth:`remember` kept, or None."""
+        return None
 
     def call(self, /, **changes: Any) -> Any:
         """Apply the operator again, some arguments replaced, tensors not named read as primals."""
