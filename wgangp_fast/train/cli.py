@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import io
+import re
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 
 from wgangp_fast.data import UserError, require
 
@@ -18,8 +21,9 @@ def parse(argv: Sequence[str]) -> Config:
     """Settings from flags; the ones that are not given come from the preset, the loss or the resumed run.
 
     Raises:
-        UserError: values that :class:`Config` refuses, or tyro is not installed.
-        SystemExit: ``--help`` (0) or a flag that does not exist or cannot be read (2).
+        UserError: a flag that does not exist or cannot be read, a value that :class:`Config` refuses, or
+            tyro is not installed.
+        SystemExit: after ``--help``.
     """
     tyro = require("tyro")
     # These three decide the defaults of all the others, so they are read first.
@@ -28,14 +32,27 @@ def parse(argv: Sequence[str]) -> Config:
         first.add_argument(f"--{name}")
     known, _ = first.parse_known_args(argv)
     default = Config(preset=known.preset, loss=known.loss, resume=known.resume)
-    config: Config = tyro.cli(
-        Config,
-        args=list(argv),
-        default=default,
-        prog=PROGRAM,
-        description="Train a generator and a critic.",
-    )
+    complaint = io.StringIO()
+    try:
+        with redirect_stderr(complaint):
+            config: Config = tyro.cli(
+                Config,
+                args=list(argv),
+                default=default,
+                prog=PROGRAM,
+                description="Train a generator and a critic.",
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_one_line(complaint.getvalue())) from None
     return config
+
+
+def _one_line(box: str) -> str:
+    """The text inside tyro's box, without frame, title, and the reminder of --help at its end."""
+    text = re.sub(r"[\u2500-\u257f|]|-{3,}", " ", box.strip().partition("\n")[2])  # Unicode or ASCII frames
+    return " ".join(text.partition("For full helptext")[0].split())
 
 
 def main(argv: Sequence[str]) -> int:
