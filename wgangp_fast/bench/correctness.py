@@ -157,6 +157,8 @@ class Judge:
             truth = self._answers(stock, torch.float64, seed)
             self._known[seed] = truth, errors(self._answers(stock, torch.float32, seed), truth)
         truth, stock_error = self._known[seed]
+        if contestant is CONTESTANTS[BASELINE]:
+            return three_way(stock_error, stock_error, seed)
         return three_way(errors(self._answers(contestant, torch.float32, seed), truth), stock_error, seed)
 
     def judge(self, contestant: Contestant) -> tuple[bool, list[Draw]]:
