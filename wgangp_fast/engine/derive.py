@@ -200,6 +200,7 @@ class Derivation:
         }
         site = PlanSite(node.target, Arguments(arguments), read, active, value_of(node))
         site.current = lambda: self.writer
+        site.here = self._here
         self.sites[node] = site
         return site
 

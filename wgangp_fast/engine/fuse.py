@@ -35,6 +35,7 @@ IN_PLACE: dict[Any, Any] = {
     aten.tanh.default: torch.tanh_,
     aten.sigmoid.default: torch.sigmoid_,
     aten.elu.default: nn.elu_,
+    torch.addcmul: torch.Tensor.addcmul_,
 }
 
 #: fused derivative operators; their ``grad_input`` overload writes into the first argument

@@ -265,6 +265,8 @@ def normalise(graph: fx.Graph) -> None:
             weight = _untransposed(node.args[1])
             if weight is not None:
                 _replace(graph, node, aten.linear.default, (node.args[0], weight))
+        elif node.target is aten._native_batch_norm_legit.no_stats:
+            _instance_norm(graph, node)
         elif node.target is aten.baddbmm.default:
             _sum_of_product(graph, node, aten.bmm.default)
         elif node.target is aten.addmv.default:
@@ -272,6 +274,39 @@ def normalise(graph: fx.Graph) -> None:
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and find(node.target) in linear_map.TABLE.values():
             graph.erase_node(node)
+
+
+def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """Instance norm comes as a batch norm of ``[1, N*C, ...]``; as a group norm it needs no repeated weights."""
+    view, weight, bias, _, _, eps = node.args
+    if view.target not in (aten.view.default, aten.reshape.default, aten._unsafe_view.default):
+        return
+    h = view.args[0]
+    shape = value_of(h).shape
+    if len(shape) < 3 or list(value_of(view).shape[:2]) != [1, shape[0] * shape[1]]:
+        return
+    repeated = [w for w in (weight, bias) if w is not None]
+    if any(w.target is not aten.repeat.default or list(w.args[1]) != [shape[0]] for w in repeated):
+        return
+    members = [user for user in node.users if user.target is not operator.getitem or user.args[1] != 0]
+    if any(member.users for member in members):
+        return
+    affine = [w.args[0] if w is not None else None for w in (weight, bias)]
+    length = value_of(h).numel() // (shape[0] * shape[1])
+    (out,) = [user for user in node.users if user not in members]
+    with graph.inserting_before(node):
+        new = graph.call_function(
+            aten.native_group_norm.default, (h, *affine, shape[0], shape[1], length, shape[1], eps)
+        )
+        stats = value_of(h).new_empty(shape[0], shape[1])
+        new.meta = {**node.meta, "val": (value_of(h), stats, stats)}
+        first = graph.call_function(operator.getitem, (new, 0))
+        first.meta = {**out.meta, "val": value_of(h)}
+        back = graph.call_function(aten.reshape.default, (first, list(value_of(out).shape)))
+        back.meta = dict(out.meta)
+    out.replace_all_uses_with(back)
+    for member in (*members, out, node):
+        graph.erase_node(member)
 
 
 def _untransposed(node: Any) -> fx.Node | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,17 @@ class PlanSite(Site):
         return self.current().create(run, args)
 
     current: Callable[[], Writer]
+    here: Callable[[Any], Any]  # a value of the forward graph, in the graph being written
+
+    def remember(self, name: str, value: Any) -> None:
+        self.memory.setdefault(name, value)  # the first is sweep 2's; sweep 4 calls vjp as well
+
+    def recall(self, name: str) -> Any:
+        return self.here(self.memory[name]) if name in self.memory else None
+
+    @functools.cached_property
+    def memory(self) -> dict[str, Any]:
+        return {}
 
 
 class Number:

@@ -45,6 +45,8 @@ class Normalisation(Rule):
         names = ("input", "weight", "bias")
         mask = [name in slots for name in names]
         found = self.backward(site, g[0], self._weight(site), mask)
+        if mask[0]:
+            site.remember("J g", found[0])
         return {name: found[i] for i, name in enumerate(names) if mask[i]}
 
     def jvp(self, site: Site, t: Slots) -> Any:
@@ -55,6 +57,11 @@ class Normalisation(Rule):
                 site.shape("input")
             )
         return (centred,) + (None,) * (len(site.result) - 1)
+
+    @staticmethod
+    def mean_product(u: Any, v: Any, dims: list[int]) -> Any:
+        """Mean of ``u*v`` over ``dims``, the dimensions kept."""
+        return (u * v).mean(dims, keepdim=True)
 
     def _moved(self, site: Site, t: Any) -> Any:
         """``J t``."""
@@ -82,17 +89,22 @@ class Normalisation(Rule):
                 else (cotangent * jt).reshape(site.shape("weight"))
             )
         if "input" in slots:
-            jg = self.backward(site, g[0], self._weight(site), [True, False, False])[0].reshape(shape)
+            jg = site.recall("J g")  # sweep 2 made it
+            if jg is None:
+                jg = self.backward(site, g[0], self._weight(site), [True, False, False])[0]
             if site.has("weight"):
                 cotangent = cotangent * site.primal("weight").reshape(affine)
             mean, r = site.output(1).reshape(stats), site.output(2).reshape(stats)
             # xh = (h - mean)*r enters three means; the mean is taken out so that h is read, not xh.
             g_mean, t_mean = cotangent.mean(dims, keepdim=True), tangent.mean(dims, keepdim=True)
-            a = ((h * cotangent).mean(dims, keepdim=True) - mean * g_mean) * r
-            b = ((h * tangent).mean(dims, keepdim=True) - mean * t_mean) * r
-            m = (cotangent * tangent).mean(dims, keepdim=True) - g_mean * t_mean - a * b
-            bent = (h - mean) * (m * r * r) + jg * b + jt * a
-            out["input"] = (bent * -r).reshape(site.shape("input"))
+            a = (self.mean_product(h, cotangent, dims) - mean * g_mean) * r
+            b = (self.mean_product(h, tangent, dims) - mean * t_mean) * r
+            m = self.mean_product(cotangent, tangent, dims) - g_mean * t_mean - a * b
+            slope = m * r * r * -r
+            bent = torch.addcmul(mean * slope * -1, h, slope)
+            bent = torch.addcmul(bent, jg.reshape(shape), b * -r)
+            bent = torch.addcmul(bent, jt, a * -r)
+            out["input"] = bent.reshape(site.shape("input"))
         return out
 
 
