@@ -7,6 +7,7 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 """
 
 from .backend import BackendError
+from .explain import Explanation, explain
 from .penalty import (
     BatchNormWarning,
     StockPathWarning,
@@ -19,7 +20,9 @@ from .penalty import (
 __all__ = [
     "BackendError",
     "BatchNormWarning",
+    "Explanation",
     "StockPathWarning",
+    "explain",
     "gradient_norm",
     "gradient_penalty",
     "input_gradient",

@@ -13,10 +13,9 @@ from typing import Any
 
 from torch import Tensor, fx, ops
 
-from ..rules import linear_map
 from ..rules.registry import find
 from .trace import CaptureError
-from .writer import is_float, value_of
+from .writer import is_float, sweep, value_of
 
 aten = ops.aten
 
@@ -271,9 +270,7 @@ def normalise(graph: fx.Graph) -> None:
             _sum_of_product(graph, node, aten.bmm.default)
         elif node.target is aten.addmv.default:
             _sum_of_product(graph, node, aten.mv.default)
-    for node in reversed(list(graph.nodes)):
-        if node.op == "call_function" and not node.users and find(node.target) in linear_map.TABLE.values():
-            graph.erase_node(node)
+    sweep(graph)
 
 
 def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:

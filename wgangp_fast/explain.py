@@ -1,0 +1,221 @@
+"""What runs for a critic, and why: one row a node of its graph."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backend import compile_boundary
+from .penalty import _check_samples
+
+PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator of the critic.
+
+    Attributes:
+        op: ATen operator.
+        rule: the family that differentiates it; ``Generic`` differentiates the node with autograd;
+            ``constant`` takes no part.
+        sweep4: whether it runs in sweep 4 (False where second order is structurally zero).
+        flops: of its forward pass, two a multiply-add; 0 for what is bound by memory.
+        bytes: read and written by its forward pass.
+        shape: of its result.
+        reason: why the generic rule took it.
+    """
+
+    op: str
+    rule: str
+    sweep4: bool
+    flops: int
+    bytes: int
+    shape: tuple[int, ...]
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The plan of a critic; ``str()`` and ``print`` show it as a table.
+
+    Attributes:
+        rows: one a node.
+        path: ``"engine"``, or ``"stock"`` with the ``reason``.
+        forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
+            4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least.
+        products: calls of a matrix product or convolution in the plan, by sweep pair.
+        saved_bytes: of the tensors kept between forward and backward.
+        code: ``(sweeps 1 and 2, sweeps 3 and 4)`` as Python.
+    """
+
+    path: str
+    reason: str = ""
+    rows: tuple[Row, ...] = ()
+    forward_units: float = 0.0
+    products: tuple[int, int] = (0, 0)
+    saved_bytes: int = 0
+    code: tuple[str, str] = ("", "")
+    generic: tuple[Row, ...] = field(default=())
+
+    def __str__(self) -> str:
+        if self.path == "stock":
+            return f"stock path: {self.reason}"
+        head = f"{'op':<34}{'rule':<22}{'sweep 4':<9}{'MFLOP':>10}{'KiB':>10}  result"
+        lines = [head, "-" * len(head)]
+        for row in self.rows:
+            sweep4 = "yes" if row.sweep4 else "-"
+            lines.append(
+                f"{row.op.removeprefix('aten.'):<34}{row.rule:<22}{sweep4:<9}{row.flops / 1e6:>10.2f}"
+                f"{row.bytes / 1024:>10.1f}  {list(row.shape)}"
+            )
+        flops, moved = sum(row.flops for row in self.rows), sum(row.bytes for row in self.rows)
+        lines.append("-" * len(head))
+        lines.append(f"{'one forward pass':<65}{flops / 1e6:>10.2f}{moved / 1024:>10.1f}")
+        lines.append(
+            f"the penalty and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} products "
+            f"({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4); "
+            f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
+        )
+        for row in self.generic:
+            lines.append(f"generic rule: {row.op.removeprefix('aten.')}: {row.reason}")
+        return "\n".join(lines)
+
+
+@compile_boundary
+def explain(critic: Callable[[Tensor], Any], x: Tensor, *, output: Callable[[Any], Tensor] | None = None) -> Explanation:
+    """Capture ``critic`` at ``x`` and show what its gradient penalty runs.
+
+    Args:
+        critic: any callable, as in :func:`wgangp_fast.gradient_penalty`.
+        x: ``[N, ...]``, floating point; only shape, dtype, layout and device matter.
+        output: picks the score out of what the critic returns.
+
+    Example:
+        >>> import torch, wgangp_fast
+        >>> critic = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
+        >>> wgangp_fast.explain(critic, torch.zeros(4, 2)).forward_units
+        4.0
+    """
+    _check_samples("x", x)
+    from .engine import capture, plan
+    from .engine.derive import DeriveError
+
+    try:
+        with torch.enable_grad():
+            binding = capture.bind(capture.unwrap(critic), output, x.detach().requires_grad_())
+            found = plan.plan_of(binding, wants_x=False)
+    except (capture.CaptureError, DeriveError) as error:
+        return Explanation("stock", str(error))
+    return _explain(found, x, binding.leaves)
+
+
+def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    sweeps = found.sweeps
+    rows = tuple(_row(info) for info in sweeps.nodes)
+    copies = tuple(_copy(leaf) for leaf in leaves)
+    with torch.no_grad(), FlopCounterMode(display=False) as first:
+        gradient, saved, numbers = found.forward(x.detach(), copies)
+        kept = sum(t.numel() * t.element_size() for t in saved if not any(t is leaf for leaf in copies))
+    total = first.get_total_flops()
+    if sweeps.backward is not None:
+        with torch.no_grad(), FlopCounterMode(display=False) as second:
+            found.backward(torch.ones_like(gradient), saved, numbers)
+        total += second.get_total_flops()
+    flops = sum(row.flops for row in rows)
+    return Explanation(
+        "engine",
+        rows=rows,
+        forward_units=round(total / flops, 4) if flops else 0.0,
+        products=(count_products(sweeps.forward), count_products(sweeps.backward)),
+        saved_bytes=kept,
+        code=(sweeps.forward.code, sweeps.backward.code if sweeps.backward is not None else ""),
+        generic=tuple(row for row in rows if row.rule == "Generic"),
+    )
+
+
+def _copy(leaf: Any) -> Any:
+    """Explaining must not update a buffer (a running mean)."""
+    return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
+
+
+def count_products(module: torch.fx.GraphModule | None) -> int:
+    """Matrix products and convolutions in a sweep's code."""
+    if module is None:
+        return 0
+    names = [_name(node.target) for node in module.graph.nodes if node.op == "call_function"]
+    return sum(1 for name in names if name in (*PRODUCTS, "convolution_backward"))
+
+
+def _name(target: Any) -> str:
+    schema = getattr(target, "_schema", None)
+    return schema.name.split("::")[1] if schema is not None else getattr(target, "__name__", "")
+
+
+def _row(info: Any) -> Row:
+    values = [n.meta["val"] for n in info.node.all_input_nodes]
+    result = info.node.meta["val"]
+    results = list(result) if isinstance(result, (tuple, list)) else [result]
+    tensors = [v for v in (*values, *results) if isinstance(v, Tensor)]
+    shape = tuple(results[0].shape) if isinstance(results[0], Tensor) else ()
+    flops = _flops(_name(info.node.target), info.node, shape)
+    return Row(
+        info.op, info.rule, info.sweep4, flops, sum(t.numel() * t.element_size() for t in tensors), shape, info.reason
+    )
+
+
+def _flops(name: str, node: torch.fx.Node, shape: tuple[int, ...]) -> int:
+    """Forward FLOPs of a product: two for each multiply-add, padding counted."""
+    if name not in PRODUCTS:
+        return 0
+    a, b = (list(arg.meta["val"].shape) for arg in node.args[:2])  # type: ignore[union-attr]
+    size = 1
+    for s in shape:
+        size *= s
+    if name == "convolution":
+        transposed = node.args[6]
+        kernel = 1
+        for s in b[1:]:
+            kernel *= s
+        if transposed:  # every input element meets the kernel once
+            size = 1
+            for s in a:
+                size *= s
+        return 2 * size * kernel
+    return 2 * size * a[-1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """``wgangp-fast explain module:function --shape N,C,H,W``: explain a critic made by a function."""
+    parser = argparse.ArgumentParser(prog="wgangp-fast explain", description=main.__doc__)
+    parser.add_argument("critic", help="module:callable that returns a critic, or models:NAME of the package's own")
+    parser.add_argument("--shape", required=True, help="of the input, for example 16,3,64,64")
+    parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
+    arguments = parser.parse_args(argv)
+    module, _, name = arguments.critic.partition(":")
+    try:
+        shape = [int(part) for part in arguments.shape.split(",")]
+        if module == "models":
+            from . import models
+
+            critic = models.build(name)
+        else:
+            sys.path.insert(0, "")
+            critic = getattr(importlib.import_module(module), name)()
+    except (ValueError, KeyError, ImportError, AttributeError) as error:
+        print(f"wgangp-fast explain: {error}", file=sys.stderr)
+        return 2
+    explanation = explain(critic, torch.randn(shape))
+    print(explanation)
+    if arguments.code:
+        print("\n".join(explanation.code))
+    return 0
