@@ -107,8 +107,8 @@ TOY = {
 }
 TRAININGS: dict[str, dict[str, Any]] = {
     "digits": {"iters": 2000},
-    "toy-8gaussians": {**TOY, "iters": 1000},
-    "toy-25gaussians": {**TOY, "iters": 1800},
+    "toy-8gaussians": {**TOY, "iters": 800},
+    "toy-25gaussians": {**TOY, "iters": 1500},
 }
 
 
