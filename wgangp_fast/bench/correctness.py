@@ -93,16 +93,16 @@ def _state(critic: nn.Module, penalty: Tensor) -> Iterator[tuple[str, Tensor]]:
 def errors(actual: Answers, truth: Answers) -> dict[str, float]:
     """Relative error of each answer, the worst of the calls: ``max|a - t| / max|t|``.
 
-    An answer that is zero but for rounding (the bias in front of a norm) has no scale of its own: the
-    denominator is at least 1e-6 of the largest gradient entry. Not finite, or absent: infinity.
+    A gradient that is zero but for the truth's own rounding (the bias in front of a norm) has no scale of
+    its own; it is measured against the largest entry of all gradients. Not finite, or absent: infinity.
     """
     worst: dict[str, float] = {}
     for got, want in zip(actual, truth, strict=True):
-        floor = 1e-6 * max(
-            (float(t.abs().max()) for name, t in want.items() if name != "penalty"), default=0.0
-        )
+        sizes = {name: float(t.abs().max()) for name, t in want.items()}
+        largest = max((size for name, size in sizes.items() if name.startswith("grad ")), default=0.0)
         for name, t in want.items():
-            scale = max(float(t.abs().max()), floor, torch.finfo(torch.float32).tiny)
+            no_scale = sizes[name] <= 1e-12 * largest
+            scale = max(largest if no_scale else sizes[name], torch.finfo(torch.float32).tiny)
             error = float((got[name] - t).abs().max()) / scale if name in got else float("inf")
             worst[name] = max(worst.get(name, 0.0), error if error == error else float("inf"))
     return worst
