@@ -19,15 +19,16 @@ PACKAGE = ROOT / "wgangp_fast"
 # From bottom to top. A file may import from the layers below its own, and from its own unit (the file
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
-    ("backend", "reference"),
+    ("backend", "checks", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
     ("rules",),
     ("engine",),
     ("autograd",),
-    ("penalty", "explain"),
+    ("penalty",),
     ("compat",),
     ("models", "data"),
+    ("explain",),
     ("bench", "train"),
     ("experiments",),
     ("cli",),
