@@ -67,6 +67,17 @@ def test_resume_is_exact(run: Path, tmp_path: Path, stop: int) -> None:
         assert (path / name).read_bytes() == (run / name).read_bytes()
 
 
+def test_a_crash_between_ticks_costs_nothing(run: Path, tmp_path: Path) -> None:
+    """The newest checkpoint is from the middle of a tick, and the statistics are ahead of it."""
+    path = train(small(iters=8, snapshot=3, outdir=str(tmp_path)))
+    for later in checkpoint.listing(path)[1:]:
+        later.unlink()
+    assert checkpoint.newest(path).name == "checkpoint_000003.pt"
+    train(Config(resume=str(path)))
+    assert ticks(path) == ticks(run)
+    assert_same(final_state(path), final_state(run))
+
+
 def test_resume_is_exact_for_every_optimiser_and_data(tmp_path: Path) -> None:
     for index, (preset, loss) in enumerate([("toy-25gaussians", "wgan"), ("toy-8gaussians", "gan")]):
         whole = train(small(preset, loss=loss, iters=6, outdir=str(tmp_path / f"{index}a")))
