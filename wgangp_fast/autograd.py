@@ -13,8 +13,8 @@ from torch.autograd.function import FunctionCtx
 from .ops import norm_penalty
 
 _THIRD = (
-    "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative of "
-    "that gradient (a third derivative of the critic) is not available. Use impl='ref' for this call."
+    "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative "
+    "of that gradient (a third derivative of the critic) is not available. Use impl='ref' for this call."
 )
 
 

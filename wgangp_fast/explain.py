@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import checks, wrappers
 from .backend import compile_boundary
-from .penalty import _check_samples
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -80,8 +80,8 @@ class Explanation:
         lines.append("-" * len(head))
         lines.append(f"{'one forward pass':<65}{flops / 1e6:>10.2f}{moved / 1024:>10.1f}")
         lines.append(
-            f"the penalty and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} products "
-            f"({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4); "
+            f"the penalty and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} "
+            f"products ({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4); "
             f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
         )
         for row in self.generic:
@@ -90,7 +90,9 @@ class Explanation:
 
 
 @compile_boundary
-def explain(critic: Callable[[Tensor], Any], x: Tensor, *, output: Callable[[Any], Tensor] | None = None) -> Explanation:
+def explain(
+    critic: Callable[[Tensor], Any], x: Tensor, *, output: Callable[[Any], Tensor] | None = None
+) -> Explanation:
     """Capture ``critic`` at ``x`` and show what its gradient penalty runs.
 
     Args:
@@ -104,13 +106,13 @@ def explain(critic: Callable[[Tensor], Any], x: Tensor, *, output: Callable[[Any
         >>> wgangp_fast.explain(critic, torch.zeros(4, 2)).forward_units
         4.0
     """
-    _check_samples("x", x)
+    checks.samples("x", x)
     from .engine import capture, plan
     from .engine.derive import DeriveError
 
     try:
         with torch.enable_grad():
-            binding = capture.bind(capture.unwrap(critic), output, x.detach().requires_grad_())
+            binding = capture.bind(wrappers.unwrap(critic), output, x.detach().requires_grad_())
             found = plan.plan_of(binding, wants_x=False)
     except (capture.CaptureError, DeriveError) as error:
         return Explanation("stock", str(error))
@@ -169,7 +171,13 @@ def _row(info: Any) -> Row:
     shape = tuple(results[0].shape) if isinstance(results[0], Tensor) else ()
     flops = _flops(_name(info.node.target), info.node, shape)
     return Row(
-        info.op, info.rule, info.sweep4, flops, sum(t.numel() * t.element_size() for t in tensors), shape, info.reason
+        info.op,
+        info.rule,
+        info.sweep4,
+        flops,
+        sum(t.numel() * t.element_size() for t in tensors),
+        shape,
+        info.reason,
     )
 
 
@@ -177,12 +185,13 @@ def _flops(name: str, node: torch.fx.Node, shape: tuple[int, ...]) -> int:
     """Forward FLOPs of a product: two for each multiply-add, padding counted."""
     if name not in PRODUCTS:
         return 0
-    a, b = (list(arg.meta["val"].shape) for arg in node.args[:2])  # type: ignore[union-attr]
+    arguments: Any = node.args
+    a, b = (list(arg.meta["val"].shape) for arg in arguments[:2])
     size = 1
     for s in shape:
         size *= s
     if name == "convolution":
-        transposed = node.args[6]
+        transposed = arguments[6]
         kernel = 1
         for s in b[1:]:
             kernel *= s
@@ -197,7 +206,9 @@ def _flops(name: str, node: torch.fx.Node, shape: tuple[int, ...]) -> int:
 def main(argv: list[str] | None = None) -> int:
     """``wgangp-fast explain module:function --shape N,C,H,W``: explain a critic made by a function."""
     parser = argparse.ArgumentParser(prog="wgangp-fast explain", description=main.__doc__)
-    parser.add_argument("critic", help="module:callable that returns a critic, or models:NAME of the package's own")
+    parser.add_argument(
+        "critic", help="module:callable that returns a critic, or models:NAME of the package's own"
+    )
     parser.add_argument("--shape", required=True, help="of the input, for example 16,3,64,64")
     parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
     arguments = parser.parse_args(argv)

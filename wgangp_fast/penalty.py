@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backend, reference
+from . import backend, checks, reference, wrappers
 from .autograd import Call, GradientPenaltyFunction, InputGradientFunction
 from .ops import interpolate, norm_penalty
 
 Critic = Callable[[Tensor], Any]
 Output = Callable[[Any], Tensor]
-
-REDUCTIONS = ("mean", "sum", "none")
 
 
 class StockPathWarning(UserWarning):
@@ -69,10 +67,10 @@ def gradient_penalty(
         ValueError, TypeError: an argument is wrong; raised before any work.
     """
     chosen = backend.resolve(impl)
-    _check_pair(real, fake)
-    _check_options(reduction, target)
-    weights = _weights(alpha, real, generator)
-    critic, finish = _enter(critic)
+    checks.pair(real, fake)
+    checks.options(reduction, target)
+    weights = checks.weights(alpha, real, generator)
+    critic, finish = wrappers.enter(critic)
     if chosen == "auto":
         wants_x = torch.is_grad_enabled() and (
             real.requires_grad or fake.requires_grad or weights.requires_grad
@@ -111,8 +109,8 @@ def r1_penalty(
         gamma: the weight.
     """
     chosen = backend.resolve(impl)
-    _check_samples("real", real)
-    _check_options(reduction, 0.0)
+    checks.samples("real", real)
+    checks.options(reduction, 0.0)
     if not isinstance(gamma, (int, float)) or not math.isfinite(gamma):
         raise ValueError(f"gamma must be a finite number; got {gamma!r}")
     gradient = input_gradient(critic, real, output=output, impl=chosen)
@@ -135,14 +133,16 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
         ``[N, ...]``, dtype of ``x``.
     """
     chosen = backend.resolve(impl)
-    _check_samples("x", x)
-    critic, finish = _enter(critic)
+    checks.samples("x", x)
+    critic, finish = wrappers.enter(critic)
     if chosen == "auto":
         points = x.detach()
         plan, leaves = _plan(critic, output, points, torch.is_grad_enabled() and x.requires_grad)
         if plan is not None:
             return finish(InputGradientFunction.apply(Call(plan, points), x, *leaves))
-    gradient = reference.input_gradient(_scored(critic, output), x)
+    with wrappers.reaching() as reach:
+        gradient = reference.input_gradient(_scored(critic, output), x)
+    gradient = reach(gradient)
     return finish(gradient if torch.is_grad_enabled() else gradient.detach())
 
 
@@ -186,8 +186,8 @@ def _refuse(entry: Any, reason: str) -> None:
     if entry.refused is None:
         entry.refused = reason
         warnings.warn(
-            f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one graph. "
-            f"{reason} Remedy: remove what breaks the graph, or pass impl='ref' to accept it.",
+            f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one "
+            f"graph. {reason} Remedy: remove what breaks the graph, or pass impl='ref' to accept it.",
             StockPathWarning,
             stacklevel=4,
         )
@@ -197,8 +197,8 @@ def _warn_batch_norm(captured: Any) -> None:
     if id(captured) not in _warned_batch_norm:
         _warned_batch_norm.add(id(captured))
         warnings.warn(
-            f"the critic normalises over the batch ({captured.batch_norm}): the penalty is then not a property of "
-            f"single samples (paper, section 4). Use torch.nn.GroupNorm(1, channels), a layer norm, instead.",
+            f"the critic normalises over the batch ({captured.batch_norm}): the penalty is then not a "
+            f"property of single samples (paper, section 4). Use GroupNorm(1, channels), a layer norm.",
             BatchNormWarning,
             stacklevel=4,
         )
@@ -210,83 +210,9 @@ def _scored(critic: Critic, output: Output | None) -> Callable[[Tensor], Tensor]
         result = result if output is None else output(result)
         if not isinstance(result, Tensor):
             raise TypeError(
-                f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
-                f"picks the score (for example output=lambda result: result[0])"
+                f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function "
+                f"that picks the score (for example output=lambda result: result[0])"
             )
         return result
 
     return score
-
-
-def _identity(penalty: Tensor) -> Tensor:
-    return penalty
-
-
-def _enter(critic: Any) -> tuple[Any, Callable[[Tensor], Tensor]]:
-    """Unwrap the critic; for DistributedDataParallel do what its forward does around the module."""
-    if not callable(critic):
-        raise TypeError(f"critic must be callable, got {type(critic).__name__}")
-    if isinstance(critic, torch.nn.Module) or hasattr(critic, "_torchdynamo_orig_callable"):
-        from .engine.capture import unwrap
-
-        if isinstance(critic, torch.nn.parallel.DistributedDataParallel):
-            critic._pre_forward()
-            return unwrap(critic), critic._post_forward
-        return unwrap(critic), _identity
-    return critic, _identity
-
-
-# checks ------------------------------------------------------------------------------------------
-
-
-def _check_samples(name: str, value: Any) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
-    if not value.is_floating_point():
-        raise TypeError(
-            f"{name} must be floating point, got {value.dtype}: convert images with .float() and scale them"
-        )
-    if value.dim() == 0:
-        raise ValueError(f"{name} must be [N, ...], one row a sample; got a tensor without dimensions")
-    if value.numel() == 0:
-        raise ValueError(f"{name} must not be empty, got shape {tuple(value.shape)}")
-
-
-def _check_pair(real: Any, fake: Any) -> None:
-    _check_samples("real", real)
-    _check_samples("fake", fake)
-    for what in ("shape", "dtype", "device"):
-        of_real, of_fake = getattr(real, what), getattr(fake, what)
-        if of_real != of_fake:
-            raise ValueError(
-                f"fake must have the {what} of real: real has {_show(of_real)}, fake has {_show(of_fake)}"
-            )
-
-
-def _show(value: Any) -> Any:
-    return tuple(value) if isinstance(value, torch.Size) else value
-
-
-def _check_options(reduction: Any, target: Any) -> None:
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}")
-    if not isinstance(target, (int, float)) or not math.isfinite(target) or target < 0:
-        raise ValueError(f"target must be a finite number, at least 0; got {target!r}")
-
-
-def _weights(alpha: Any, real: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``[N, 1, ...]`` in the dtype of ``real``."""
-    shape = [real.shape[0]] + [1] * (real.dim() - 1)
-    if alpha is None:
-        return torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
-    if not isinstance(alpha, Tensor):
-        raise TypeError(f"alpha must be a tensor, got {type(alpha).__name__}")
-    if not alpha.is_floating_point():
-        raise TypeError(f"alpha must be floating point, got {alpha.dtype}")
-    if alpha.numel() != real.shape[0] or alpha.shape[0] != real.shape[0]:
-        raise ValueError(
-            f"alpha must hold one weight a sample, shape [{real.shape[0]}] or {shape}; got {tuple(alpha.shape)}"
-        )
-    if alpha.device != real.device:
-        raise ValueError(f"alpha must be on the device of real, {real.device}; it is on {alpha.device}")
-    return alpha.reshape(shape).to(real.dtype)

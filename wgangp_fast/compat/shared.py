@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..penalty import _check_samples as check_samples
-from ..penalty import _enter
+from ..checks import samples as check_samples
 from ..penalty import gradient_penalty as _penalty
+from ..wrappers import enter
 
 Device = str | int | torch.device
 Critic = Callable[..., Any]
@@ -27,7 +27,7 @@ def labelled(critic: Critic, labels: Any) -> tuple[Critic, Callable[[Tensor], Te
     """
     if labels is None:
         return critic, lambda penalty: penalty
-    inner, finish = _enter(critic)
+    inner, finish = enter(critic)
     return lambda x: inner(x, labels), finish
 
 

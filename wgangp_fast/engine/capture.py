@@ -69,20 +69,6 @@ _entries_lock = threading.Lock()
 _count = 0
 
 
-def unwrap(critic: Any) -> Any:
-    """The callable behind ``torch.compile`` and DistributedDataParallel: both refuse to be captured."""
-    while True:
-        if isinstance(critic, torch.nn.Module):
-            inner = critic._modules.get("_orig_mod")
-            if inner is None and isinstance(critic, torch.nn.parallel.DistributedDataParallel):
-                inner = critic.module
-        else:
-            inner = getattr(critic, "_torchdynamo_orig_callable", None)
-        if inner is None:
-            return critic
-        critic = inner
-
-
 def _key(critic: Any) -> Any:
     """What owns the compiled code: a module, or a function's code (so that fresh lambdas share it)."""
     if isinstance(critic, torch.nn.Module):

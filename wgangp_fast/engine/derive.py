@@ -8,6 +8,7 @@ has no node, so a piecewise-linear critic has no sweep 4 at all.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,7 +19,19 @@ from torch import Tensor, fx
 
 from ..rules import Rule, Site, rule_of
 from ..rules.registry import bind, plus
-from .writer import Arguments, Number, PlanSite, Writer, fake_values, is_float, is_number, sweep, value_of
+from .writer import (
+    Arguments,
+    Number,
+    PlanSite,
+    Writer,
+    args_of,
+    fake_values,
+    is_float,
+    is_number,
+    result_of,
+    sweep,
+    value_of,
+)
 
 aten = torch.ops.aten
 
@@ -89,7 +102,7 @@ class Derivation:
         self.nodes = list(graph.nodes)
         self.inputs = [n for n in self.nodes if n.op == "placeholder"]
         self.x, self.leaves = self.inputs[0], self.inputs[1:]
-        (self.score,) = next(n for n in self.nodes if n.op == "output").args
+        self.score = result_of(graph)
         self.calls = [n for n in self.nodes if n.op == "call_function"]
         self.wants_x, self.wanted = wants_x, tuple(wanted)
         self.sites: dict[fx.Node, PlanSite] = {}
@@ -114,7 +127,7 @@ class Derivation:
             if node.meta.get("no_grad") or node.target in CONSTANT or node.target is aten.copy_.default:
                 continue
             if node.target is operator.getitem:
-                source, index = node.args
+                source, index = args_of(node)
                 if (
                     source in self.moves
                     and index in self._moving_outputs(source)
@@ -142,12 +155,10 @@ class Derivation:
                 self.needed.add(node)
 
     def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str]) -> Rule:
-        if (
-            torch.Tag.nondeterministic_seeded in node.target.tags
-            and node.target is not aten.native_dropout.default
-        ):
+        op: Any = node.target
+        if torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default:
             raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
-        bound = bind(node.target, node.args, node.kwargs)
+        bound = bind(node.target, args_of(node), node.kwargs)
         probe = Site(site.op, fake_values(bound), site._read, active, site.result)
         try:
             rule = rule_of(probe)
@@ -167,7 +178,7 @@ class Derivation:
         return frozenset({0})
 
     def _slot_nodes(self, node: fx.Node) -> dict[str, fx.Node]:
-        bound = bind(node.target, node.args, node.kwargs)
+        bound = bind(node.target, args_of(node), node.kwargs)
         found: dict[str, fx.Node] = {}
         for name, value in bound.items():
             if isinstance(value, fx.Node):
@@ -180,7 +191,7 @@ class Derivation:
         return found
 
     def _site(self, node: fx.Node, active: frozenset[str]) -> PlanSite:
-        bound = bind(node.target, node.args, node.kwargs)
+        bound = bind(node.target, args_of(node), node.kwargs)
 
         def read(kind: str, key: Any) -> Any:
             if kind == "in":
@@ -189,13 +200,13 @@ class Derivation:
                 return self._read(source)
             if key is None:
                 return self._here(self.primal[node])
-            member = next((u for u in node.users if u.target is operator.getitem and u.args[1] == key), None)
-            return self._here(self.primal[node][key] if member is None else self.primal[member])
+            members = [u for u in node.users if u.target is operator.getitem and args_of(u)[1] == key]
+            return self._here(self.primal[members[0]] if members else self.primal[node][key])
 
         # Numbers that the graph computes (a fade-in factor) are read like primals, when a rule asks.
         arguments = fake_values(bound)
         arguments = {
-            name: Number(lambda s=source: self._read(s)) if is_number(source) else arguments[name]
+            name: Number(functools.partial(self._read, source)) if is_number(source) else arguments[name]
             for name, source in bound.items()
         }
         site = PlanSite(node.target, Arguments(arguments), read, active, value_of(node))
@@ -234,7 +245,7 @@ class Derivation:
         members = [None] * len(val)
         for user in node.users:
             if user.target is operator.getitem and user in table:
-                members[user.args[1]] = plus(members[user.args[1]], table[user])
+                members[args_of(user)[1]] = plus(members[args_of(user)[1]], table[user])
         return tuple(members) if any(m is not None for m in members) else None
 
     # sweeps ---------------------------------------------------------------------------------------
@@ -259,7 +270,7 @@ class Derivation:
         for node in self.inputs:
             self.primal[node] = self.forward.placeholder(node.name)
         for node in self.calls:
-            args = fx.map_arg(node.args, self.primal.__getitem__)
+            args = fx.map_arg(args_of(node), self.primal.__getitem__)
             kwargs = fx.map_arg(node.kwargs, self.primal.__getitem__)
             if node.target is operator.getitem:
                 self.primal[node] = args[0][args[1]]
@@ -295,8 +306,8 @@ class Derivation:
         reached: set[fx.Node] = set()
         for node in reversed(self.calls):
             if node.target is operator.getitem:
-                if node in reached and node.args[0] in self.needed:
-                    reached.add(node.args[0])
+                if node in reached and args_of(node)[0] in self.needed:
+                    reached.add(args_of(node)[0])
                 continue
             if node not in self.rules:
                 continue
@@ -322,8 +333,8 @@ class Derivation:
             moved = self.rules[node].jvp(site, t)
             if isinstance(moved, tuple):
                 for user in node.users:
-                    if user.target is operator.getitem and moved[user.args[1]] is not None:
-                        self.tangent[user] = moved[user.args[1]]
+                    if user.target is operator.getitem and moved[args_of(user)[1]] is not None:
+                        self.tangent[user] = moved[args_of(user)[1]]
             elif moved is not None:
                 self.tangent[node] = moved
             if not self._has(with_adjoint, node):

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from .derive import Sweeps
+from .writer import args_of
 
 aten = torch.ops.aten
 nn = torch._C._nn
@@ -133,19 +134,19 @@ NEAR = 4
 
 def _outputs(graph: fx.Graph) -> tuple[tuple[Any, ...], fx.Node]:
     (end,) = graph.find_nodes(op="output")
-    return end.args[0], end
+    return args_of(end)[0], end
 
 
 def overwrite(graph: fx.Graph) -> None:
     """Let elementwise operators write into a dead input."""
     for node in graph.nodes:
-        if node.op != "call_function" or not node.args or not _free(node.args[0]):
+        if node.op != "call_function" or not args_of(node) or not _free(args_of(node)[0]):
             continue
         if node.target in IN_PLACE:
             node.target = IN_PLACE[node.target]
         elif node.target in MULTIPLIERS:
             node.target = MULTIPLIERS[node.target]
-            node.kwargs = {**node.kwargs, "grad_input": node.args[0]}
+            node.kwargs = {**node.kwargs, "grad_input": args_of(node)[0]}
 
 
 def _free(value: Any) -> bool:
@@ -153,12 +154,12 @@ def _free(value: Any) -> bool:
     if not isinstance(value, fx.Node) or value.op != "call_function" or len(value.users) != 1:
         return False
     if value.target is operator.getitem:
-        return value.args[0].target in FRESH and value.args[1] == 0 and _other_members_unused(value)
+        return args_of(value)[0].target in FRESH and args_of(value)[1] == 0 and _other_members_unused(value)
     return value.target in FRESH
 
 
 def _other_members_unused(member: fx.Node) -> bool:
-    return sum(1 for user in member.args[0].users if user.args[1] == member.args[1]) == 1
+    return sum(1 for user in args_of(member)[0].users if args_of(user)[1] == args_of(member)[1]) == 1
 
 
 def bind_directly(graph: fx.Graph) -> None:

@@ -13,7 +13,6 @@ from .capture import Binding, Captured
 from .derive import Sweeps, derive
 from .fuse import fuse
 
-
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
 
@@ -68,7 +67,9 @@ class Plan:
         self.sweeps: Sweeps = derive(captured.critic, wants_x, self.wanted)
         fuse(self.sweeps)
         self._forward = compiled(self.sweeps.forward)
-        self._backward = compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
+        self._backward = (
+            compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
+        )
         kinds = self.sweeps.saved_is_tensor
         self._all_tensors = all(kinds)
         self._tensors = [i for i, is_tensor in enumerate(kinds) if is_tensor]

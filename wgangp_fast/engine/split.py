@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor, fx, ops
 
-from ..rules.registry import find
+from ..rules.registry import bind, find
 from .trace import CaptureError
-from .writer import is_float, sweep, value_of
+from .writer import args_of, is_float, result_of, sweep, value_of
 
 aten = ops.aten
 
@@ -56,9 +56,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Cap
             value = getattr(traced, node.target)
             raise_if_fake(value, node)
             node.meta["val"] = value
-    (results,) = next(n for n in graph.nodes if n.op == "output").args
-    outputs_of_gm = next(n for n in gm.graph.nodes if n.op == "output").args[0]
-    count = len(outputs_of_gm)
+    results, count = result_of(graph), len(result_of(gm.graph))
     outputs, new_values = list(results[:count]), list(results[count:])
     moving = _depends_on(graph, {x})
 
@@ -72,7 +70,8 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Cap
         elif isinstance(out, fx.Node) and out in moving:
             if score is not None:
                 raise CaptureError(
-                    "the critic keeps a tensor that depends on its input (or returns several): only the score can leave the fused path"
+                    "the critic keeps a tensor that depends on its input (or returns several): "
+                    "only the score can leave the fused path"
                 )
             score = out
             plan.append(("score", position))
@@ -214,9 +213,9 @@ class _Splitter:
 
     def _stays(self, node: fx.Node) -> bool:
         if node.target is operator.getitem:
-            return self._stays(node.args[0])
+            return self._stays(args_of(node)[0])
         rule = find(node.target)
-        return rule is not None and rule.inline and is_float(value_of(node.args[0]))
+        return rule is not None and rule.inline and is_float(value_of(args_of(node)[0]))
 
     def _extras(self, held: dict[fx.Node, fx.Node], from_prologue: list[fx.Node]) -> list[tuple[str, int]]:
         extras: list[tuple[str, int]] = []
@@ -239,16 +238,13 @@ def _has_effects(graph: fx.Graph) -> bool:
 def _batch_norm(graph: fx.Graph) -> str | None:
     """Name of a batch norm in training mode over more than one sample, for the paper's warning."""
     for node in graph.nodes:
-        if (
-            node.op == "call_function"
-            and "batch_norm" in str(node.target)
-            and "no_training" not in str(node.target)
-        ):
-            if "no_stats" not in str(node.target) or value_of(node.args[0]).shape[0] > 1:
-                arguments = node.target._schema.arguments
-                names = [a.name for a in arguments]
-                if "training" in names and node.args[names.index("training")] is True:
-                    return node.name
+        name = str(node.target)
+        if node.op != "call_function" or "batch_norm" not in name or "no_training" in name:
+            continue
+        if "no_stats" in name and value_of(args_of(node)[0]).shape[0] == 1:
+            continue  # instance norm in disguise
+        if bind(node.target, args_of(node), node.kwargs)["training"]:
+            return node.name
     return None
 
 
@@ -261,9 +257,9 @@ def normalise(graph: fx.Graph) -> None:
         if node.target is aten.addmm.default:
             _addmm(graph, node)
         elif node.target is aten.mm.default:
-            weight = _untransposed(node.args[1])
+            weight = _untransposed(args_of(node)[1])
             if weight is not None:
-                _replace(graph, node, aten.linear.default, (node.args[0], weight))
+                _replace(graph, node, aten.linear.default, (args_of(node)[0], weight))
         elif node.target is aten._native_batch_norm_legit.no_stats:
             _instance_norm(graph, node)
         elif node.target is aten.baddbmm.default:
@@ -274,21 +270,21 @@ def normalise(graph: fx.Graph) -> None:
 
 
 def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """Instance norm comes as a batch norm of ``[1, N*C, ...]``; as a group norm it needs no repeated weights."""
-    view, weight, bias, _, _, eps = node.args
+    """Instance norm comes as a batch norm of ``[1, N*C, ...]`` with repeated weights; as a group norm it is lean."""
+    view, weight, bias, _, _, eps = args_of(node)
     if view.target not in (aten.view.default, aten.reshape.default, aten._unsafe_view.default):
         return
-    h = view.args[0]
+    h = args_of(view)[0]
     shape = value_of(h).shape
     if len(shape) < 3 or list(value_of(view).shape[:2]) != [1, shape[0] * shape[1]]:
         return
     repeated = [w for w in (weight, bias) if w is not None]
-    if any(w.target is not aten.repeat.default or list(w.args[1]) != [shape[0]] for w in repeated):
+    if any(w.target is not aten.repeat.default or list(args_of(w)[1]) != [shape[0]] for w in repeated):
         return
-    members = [user for user in node.users if user.target is not operator.getitem or user.args[1] != 0]
+    members = [user for user in node.users if user.target is not operator.getitem or args_of(user)[1] != 0]
     if any(member.users for member in members):
         return
-    affine = [w.args[0] if w is not None else None for w in (weight, bias)]
+    affine = [args_of(w)[0] if w is not None else None for w in (weight, bias)]
     length = value_of(h).numel() // (shape[0] * shape[1])
     (out,) = [user for user in node.users if user not in members]
     with graph.inserting_before(node):
@@ -307,7 +303,7 @@ def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _untransposed(node: Any) -> fx.Node | None:
-    return node.args[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
+    return args_of(node)[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
 
 
 def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
@@ -320,7 +316,7 @@ def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...])
 
 
 def _addmm(graph: fx.Graph, node: fx.Node) -> None:
-    bias, a, b = node.args
+    bias, a, b = args_of(node)
     weight = _untransposed(b)
     plain = not node.kwargs or all(v == 1 for v in node.kwargs.values())
     if weight is not None and plain and value_of(bias).dim() == 1:
@@ -330,7 +326,7 @@ def _addmm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _sum_of_product(graph: fx.Graph, node: fx.Node, product: Any) -> None:
-    base, a, b = node.args
+    base, a, b = args_of(node)
     beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
     with graph.inserting_before(node):
         made = graph.call_function(product, (a, b))
@@ -346,4 +342,4 @@ def _sum_of_product(graph: fx.Graph, node: fx.Node, product: Any) -> None:
         with graph.inserting_before(total):
             scaled = graph.call_function(aten.mul.Tensor, (made, alpha))
             scaled.meta = dict(made.meta)
-        total.args = (scaled, total.args[1])
+        total.args = (scaled, args_of(total)[1])

@@ -18,6 +18,17 @@ def value_of(node: Any) -> Any:
     return node.meta["val"] if isinstance(node, fx.Node) else node
 
 
+def args_of(node: fx.Node) -> Any:
+    """``node.args``, which FX types as everything that an argument can be."""
+    return node.args
+
+
+def result_of(graph: fx.Graph) -> Any:
+    """What the graph returns."""
+    (end,) = graph.find_nodes(op="output")
+    return end.args[0]
+
+
 def is_float(value: Any) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
@@ -94,9 +105,9 @@ class Arguments(dict[str, Any]):
         return value.read() if isinstance(value, Number) else value
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if name in self else default
+        return self[name] if name in self else default  # noqa: SIM401 - dict.get would skip __getitem__
 
-    def items(self) -> Any:  # type: ignore[override]
+    def items(self) -> Any:
         return [(name, self[name]) for name in self]
 
 

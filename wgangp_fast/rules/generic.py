@@ -18,7 +18,7 @@ from .registry import Rule, Site, Slots, call_operator
 
 def _tensors(values: Mapping[str, Any], slots: Sequence[str]) -> tuple[dict[str, Any], list[Tensor]]:
     """Copy ``values`` with fresh autograd leaves in ``slots``; return the copy and the leaves."""
-    fresh = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
+    fresh: dict[str, Any] = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
     leaves = []
     for slot in slots:
         name, _, index = slot.partition(".")

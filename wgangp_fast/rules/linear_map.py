@@ -168,7 +168,7 @@ def _pool_indices(site: Site, t: Any) -> Any:
 def _pool_scatter(site: Site, g: Any) -> Any:
     spatial = 2 if "max_pool2d" in str(site.op) else 3
     shape = site.shape("self")
-    flat = shape[:-spatial] + [-1]
+    flat = [*shape[:-spatial], -1]
     size = 1
     for s in shape[-spatial:]:
         size *= s
@@ -316,7 +316,8 @@ class _Sum(Rule):
         return out
 
     def jvp(self, site: Site, t: Slots) -> Any:
-        total, shape = None, list(site.result.shape)
+        total: Any = None
+        shape = list(site.result.shape)
         for slot, tangent in t.items():
             scale = self._scale(site, slot)
             total = plus(total, tangent if scale == 1 else tangent * scale)

@@ -95,13 +95,12 @@ class Normalisation(Rule):
             if site.has("weight"):
                 cotangent = cotangent * site.primal("weight").reshape(affine)
             mean, r = site.output(1).reshape(stats), site.output(2).reshape(stats)
-            # xh = (h - mean)*r enters three means; the mean is taken out so that h is read, not xh.
+            centred = h - mean  # first of all: a large mean would cancel in float32
             g_mean, t_mean = cotangent.mean(dims, keepdim=True), tangent.mean(dims, keepdim=True)
-            a = (self.mean_product(h, cotangent, dims) - mean * g_mean) * r
-            b = (self.mean_product(h, tangent, dims) - mean * t_mean) * r
+            a = self.mean_product(centred, cotangent, dims) * r
+            b = self.mean_product(centred, tangent, dims) * r
             m = self.mean_product(cotangent, tangent, dims) - g_mean * t_mean - a * b
-            slope = m * r * r * -r
-            bent = torch.addcmul(mean * slope * -1, h, slope)
+            bent = centred * (m * r * r * -r)
             bent = torch.addcmul(bent, jg.reshape(shape), b * -r)
             bent = torch.addcmul(bent, jt, a * -r)
             out["input"] = bent.reshape(site.shape("input"))

@@ -1,0 +1,68 @@
+"""Argument checks: each raises before any work and says what came, what must hold and what to do."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+def samples(name: str, value: Any) -> None:
+    """``value`` is a nonempty floating-point tensor ``[N, ...]``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+    if not value.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {value.dtype}: convert images with .float() and scale them"
+        )
+    if value.dim() == 0:
+        raise ValueError(f"{name} must be [N, ...], one row a sample; got a tensor without dimensions")
+    if value.numel() == 0:
+        raise ValueError(f"{name} must not be empty, got shape {tuple(value.shape)}")
+
+
+def pair(real: Any, fake: Any) -> None:
+    """Both are samples of one shape, dtype and device."""
+    samples("real", real)
+    samples("fake", fake)
+    for what in ("shape", "dtype", "device"):
+        of_real, of_fake = getattr(real, what), getattr(fake, what)
+        if of_real != of_fake:
+            raise ValueError(
+                f"fake must have the {what} of real: real has {_show(of_real)}, fake has {_show(of_fake)}"
+            )
+
+
+def _show(value: Any) -> Any:
+    return tuple(value) if isinstance(value, torch.Size) else value
+
+
+def options(reduction: Any, target: Any) -> None:
+    """``reduction`` is known and ``target`` a finite number, at least 0."""
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}")
+    if not isinstance(target, (int, float)) or not math.isfinite(target) or target < 0:
+        raise ValueError(f"target must be a finite number, at least 0; got {target!r}")
+
+
+def weights(alpha: Any, real: Tensor, generator: torch.Generator | None) -> Tensor:
+    """``alpha``, or a uniform draw, as ``[N, 1, ...]`` in the dtype of ``real``."""
+    shape = [real.shape[0]] + [1] * (real.dim() - 1)
+    if alpha is None:
+        return torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
+    if not isinstance(alpha, Tensor):
+        raise TypeError(f"alpha must be a tensor, got {type(alpha).__name__}")
+    if not alpha.is_floating_point():
+        raise TypeError(f"alpha must be floating point, got {alpha.dtype}")
+    if alpha.numel() != real.shape[0] or alpha.shape[0] != real.shape[0]:
+        raise ValueError(
+            f"alpha must hold one weight a sample, shape [{real.shape[0]}] or {shape}; "
+            f"got {tuple(alpha.shape)}"
+        )
+    if alpha.device != real.device:
+        raise ValueError(f"alpha must be on the device of real, {real.device}; it is on {alpha.device}")
+    return alpha.reshape(shape).to(real.dtype)
