@@ -29,7 +29,7 @@ for _h, _inner in (
     (r(2, 3, 4), [3, 4]),
     (r(2, 4, 3).mT, [4]),
     (r(1, 6), [6]),
-    (r(3, 2, 2, 2), [2]),
+    (r(3, 2, 2, 4), [4]),
 ):
     for _weight, _bias in ((r(*_inner), r(*_inner)), (None, None), (r(*_inner), None), (None, r(*_inner))):
         _op = aten.native_layer_norm.default

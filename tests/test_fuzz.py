@@ -28,7 +28,8 @@ Made = tuple[Callable[[], nn.Module], Shape]  # how to make the block (weights a
 Draw = Callable[[Any], Any]
 
 small = st.integers(1, 4)
-activations = st.sampled_from(sorted(set(ACTIVATIONS) - {"PReLU per channel"}))
+# in place on the critic's input, or twice in a row, is an error in eager code too
+activations = st.sampled_from(sorted(n for n in ACTIVATIONS if "in place" not in n and "channel" not in n))
 
 
 def convolution(draw: Draw, shape: Shape) -> Made:
@@ -248,6 +249,8 @@ def critics(draw: Draw) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     derandomize=not MANY,
     database=None,
     deadline=None,
+    report_multiple_bugs=False,
+    phases=[hypothesis.Phase.generate],  # shrinking traces hundreds of critics; blocks are small as drawn
     suppress_health_check=list(hypothesis.HealthCheck),
 )
 @given(critics())
