@@ -293,6 +293,13 @@ def test_a_run_cut_short_keeps_what_it_has() -> None:
     assert kept == [["tiny"]]
 
 
+def test_a_busy_machine_is_named(result: dict[str, Any]) -> None:
+    for load, named in ((0.9, False), (1.1, True), (None, False)):
+        environment = result["environment"] | {"load": load, "cores": 2}
+        notes = report.notes(result | {"environment": environment})
+        assert any("the machine was busy" in note for note in notes) == named
+
+
 def test_plain_table_lines_up(result: dict[str, Any]) -> None:
     lines = report.plain(result).splitlines()
     at = lines[0].index("contestant")

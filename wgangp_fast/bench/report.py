@@ -8,6 +8,9 @@ from typing import Any
 
 from .contestants import BASELINE
 
+BUSY = 0.5
+"""Load average per core above which a result says that the machine was not its own."""
+
 COLUMNS = (
     "workload", "batch", "contestant", "median ms", "p10-p90 ms", f"{BASELINE} / it", "by medians",
     "first call s", "error", "peak MiB",
@@ -59,6 +62,12 @@ def _numbers(entry: dict[str, Any]) -> list[str]:
 def notes(result: dict[str, Any]) -> list[str]:
     """What a reader must know of single cells: faults, warnings, and draws that met a kink."""
     lines = []
+    load, cores = result["environment"]["load"], result["environment"]["cores"]
+    if load is not None and load > BUSY * cores:
+        lines.append(
+            f"the machine was busy: load {load:.1f} on {cores} cores when it began. Threads that wait for each "
+            "other then dominate the times, and the ratios are not those of a machine at rest"
+        )
     for row in result["rows"]:
         for name, entry in row["contestants"].items():
             lines += [f"{row['workload']}, {name}: {text}" for text in entry.get("warnings", [])]
