@@ -83,8 +83,9 @@ def assert_same(ours: Outcome, stock: Outcome, tolerance: float = 1e-9) -> None:
             continue
         assert mine.dtype == theirs.dtype
         assert mine.shape == theirs.shape
-        # a bias before a norm has the gradient zero: what stock code gives is rounding of the others
-        scale = max(float(theirs.abs().max()), 1e-3 * top)
+        # a bias before a norm has the gradient zero: what stock code gives is rounding of the others,
+        # and where all are zero (the normalised row of one number) rounding of the penalty's own terms
+        scale = max(float(theirs.abs().max()), 1e-3 * top, 1e-3 * float(stock.value.abs().max()))
         off = float((mine - theirs).abs().max())
         assert off <= tolerance * scale, f"{name}: {off:.1e} off, of {scale:.1e}"
     for name, theirs in stock.buffers.items():
