@@ -65,8 +65,8 @@ def notes(result: dict[str, Any]) -> list[str]:
     load, cores = result["environment"]["load"], result["environment"]["cores"]
     if load is not None and load > BUSY * cores:
         lines.append(
-            f"the machine was busy: load {load:.1f} on {cores} cores when it began. Threads that wait for each "
-            "other then dominate the times, and the ratios are not those of a machine at rest"
+            f"the machine was busy: load {load:.1f} on {cores} cores when it began. Threads that wait for "
+            "each other then dominate the times, and the ratios are not those of a machine at rest"
         )
     for row in result["rows"]:
         for name, entry in row["contestants"].items():
