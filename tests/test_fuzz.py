@@ -145,7 +145,7 @@ def arithmetic(draw: Draw, shape: Shape) -> Made:
         lambda m, x: torch.maximum(x, m.w) - torch.minimum(x * 2, m.w.abs()),
         lambda m, x: F.normalize(x + m.w, dim=1),
         lambda m, x: (x.square() + 0.1).sqrt() * torch.softmax(x, 1),
-        lambda m, x: x / (x.std(0, unbiased=False, keepdim=True) + 1 + m.w.square()),
+        lambda m, x: x / ((x.var(0, unbiased=False, keepdim=True) + 0.1).sqrt() + m.w.square()),
         lambda m, x: x * x.var((1, 2, 3), correction=0, keepdim=True) + m.w.exp(),
         lambda m, x: (x.abs() + 1).log() * m.w - (x.abs() + 1).pow(-1.5),
         lambda m, x: torch.logsumexp(torch.stack([x, m.w * x]), 0),
