@@ -41,6 +41,15 @@ def _show(value: Any) -> Any:
     return tuple(value) if isinstance(value, torch.Size) else value
 
 
+def no_transform() -> None:
+    """Inside ``torch.func.grad``, ``vmap`` and their like neither the engine nor autograd.grad can run."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        raise RuntimeError(
+            "a gradient penalty cannot run inside a torch.func transform (grad, vmap, jvp, ...): call it "
+            "outside, its result is an ordinary differentiable tensor"
+        )
+
+
 def options(reduction: Any, target: Any) -> None:
     """``reduction`` is known and ``target`` a finite number, at least 0."""
     if reduction not in REDUCTIONS:

@@ -67,25 +67,30 @@ def gradient_penalty(
         ValueError, TypeError: an argument is wrong; raised before any work.
     """
     chosen = backend.resolve(impl)
+    checks.no_transform()
     checks.pair(real, fake)
     checks.options(reduction, target)
     weights = checks.weights(alpha, real, generator)
     critic, finish = wrappers.enter(critic)
+    refusal = None
     if chosen == "auto":
         wants_x = torch.is_grad_enabled() and (
             real.requires_grad or fake.requires_grad or weights.requires_grad
         )
         with torch.no_grad():
             x = interpolate(real, fake, weights)
-        plan, leaves = _plan(critic, output, x, wants_x)
+        plan, leaves, refusal = _plan(critic, output, x, wants_x)
         if plan is not None:
             call = Call(plan, x, weights, float(target), one_sided, reduction)
             return finish(GradientPenaltyFunction.apply(call, real, fake, weights, *leaves))
-    with torch.enable_grad():
+    with torch.enable_grad(), wrappers.reaching() as reach:
         penalty = reference.gradient_penalty(
             _scored(critic, output), real, fake, weights,
             target=target, one_sided=one_sided, reduction=reduction,
         )  # fmt: skip
+        penalty = reach(penalty)
+    if refusal is not None:
+        refusal.note()
     return finish(penalty if torch.is_grad_enabled() else penalty.detach())
 
 
@@ -133,16 +138,20 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
         ``[N, ...]``, dtype of ``x``.
     """
     chosen = backend.resolve(impl)
+    checks.no_transform()
     checks.samples("x", x)
     critic, finish = wrappers.enter(critic)
+    refusal = None
     if chosen == "auto":
         points = x.detach()
-        plan, leaves = _plan(critic, output, points, torch.is_grad_enabled() and x.requires_grad)
+        plan, leaves, refusal = _plan(critic, output, points, torch.is_grad_enabled() and x.requires_grad)
         if plan is not None:
             return finish(InputGradientFunction.apply(Call(plan, points), x, *leaves))
     with wrappers.reaching() as reach:
         gradient = reference.input_gradient(_scored(critic, output), x)
     gradient = reach(gradient)
+    if refusal is not None:
+        refusal.note()
     return finish(gradient if torch.is_grad_enabled() else gradient.detach())
 
 
@@ -158,39 +167,47 @@ def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, im
 _warned_batch_norm: set[int] = set()
 
 
-def _plan(critic: Critic, output: Output | None, x: Tensor, wants_x: bool) -> tuple[Any, tuple[Any, ...]]:
-    """The plan and its leaves, or (None, ()) where the stock path has to run."""
+class _Refusal:
+    """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
+
+    def __init__(self, critic: Critic, error: Exception) -> None:
+        self.critic, self.error = critic, error
+
+    def note(self) -> None:
+        from .engine import capture
+
+        entry = capture.entry(self.critic)
+        if entry.refused is not None or entry.warned:
+            return
+        entry.warned = True
+        if not isinstance(self.error, capture.NotNow):
+            entry.refused = str(self.error)
+        warnings.warn(
+            f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one "
+            f"graph. {self.error} Remedy: remove what breaks the graph, or pass impl='ref' to accept it.",
+            StockPathWarning,
+            stacklevel=3,
+        )
+
+
+def _plan(
+    critic: Critic, output: Output | None, x: Tensor, wants_x: bool
+) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
+    """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
     from .engine import capture, plan
     from .engine.derive import DeriveError
 
     try:
         with torch.enable_grad():
             binding = capture.bind(critic, output, x.requires_grad_())
-        x.requires_grad_(False)
         found = plan.plan_of(binding, wants_x)
     except (capture.CaptureError, DeriveError) as error:
+        return None, (), _Refusal(critic, error)
+    finally:
         x.requires_grad_(False)
-        _refuse(capture.entry(critic), str(error))
-        return None, ()
     if binding.captured.batch_norm is not None:
         _warn_batch_norm(binding.captured)
-    return found, binding.leaves
-
-
-def _refuse(entry: Any, reason: str) -> None:
-    """Remember that this critic takes the stock path, and say so once."""
-    if "does not depend on x" in reason:
-        raise ValueError(
-            f"critic: its output does not depend on x, so there is no gradient to penalise ({reason})"
-        )
-    if entry.refused is None:
-        entry.refused = reason
-        warnings.warn(
-            f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one "
-            f"graph. {reason} Remedy: remove what breaks the graph, or pass impl='ref' to accept it.",
-            StockPathWarning,
-            stacklevel=4,
-        )
+    return found, binding.leaves, None
 
 
 def _warn_batch_norm(captured: Any) -> None:

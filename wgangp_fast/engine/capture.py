@@ -10,10 +10,11 @@ ordinary autograd, the *critic* goes to ``derive``.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,7 +24,7 @@ from torch import Tensor, fx
 
 from .derive import derive
 from .split import Captured, split
-from .trace import CaptureError, trace
+from .trace import CaptureError, NotNow, trace
 
 
 @dataclass
@@ -43,8 +44,9 @@ class _Miss(Exception):
 
 
 def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
-    # is_compiling() is True for Dynamo and False for Python: an eager run means that no entry fits.
-    if not torch.compiler.is_compiling():
+    # True for Dynamo, False for Python (is_compiling() is one flag for all threads): run by Python, this
+    # function says that no compiled entry fits.
+    if not torch.compiler.is_dynamo_compiling():
         raise _Miss
     result = critic(x)
     return result if output is None else output(result)
@@ -62,10 +64,12 @@ class _Entry:
         self.compiled = torch.compile(function, backend=_backend, fullgraph=True)
         self.cached = torch._dynamo.run(self.compiled)
         self.refused: str | None = None
+        self.warned = False
 
 
 _entries: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
 _entries_lock = threading.Lock()
+_compile_lock = threading.RLock()  # Dynamo's configuration and tracing belong to the whole process
 _count = 0
 
 
@@ -107,15 +111,18 @@ def bind(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None
     if own.refused is not None:
         raise CaptureError(own.refused)
     _slot.binding = None
-    try:
-        result = own.cached(critic, output, x, SCORE)
-    except _Miss:
-        result = _compile(own, critic, output, x)
+    observed = torch._C._len_torch_dispatch_stack() > 0
+    with _unobserved() if observed else contextlib.nullcontext():
+        try:
+            result = own.cached(critic, output, x, SCORE)
+        except _Miss:
+            with _compile_lock:
+                result = _cached_or_compiled(own, critic, output, x)
     binding = _slot.binding
     _slot.binding = None
     if result is not SCORE:
         if binding is None:
-            raise CaptureError("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
+            raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
         raise TypeError(
             f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
             f"picks the score (for example output=lambda result: result[0])"
@@ -123,15 +130,52 @@ def bind(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None
     return binding
 
 
+@contextlib.contextmanager
+def _unobserved() -> Iterator[None]:
+    """Put a dispatch mode (a FLOP counter, a memory tracker) and its module hooks aside for the capture.
+
+    Dynamo runs nothing under a mode; the sweeps themselves do run under it. A mode that makes fake or
+    traced tensors has no numbers to give to a plan.
+    """
+    from torch.nn.modules import module
+    from torch.utils._python_dispatch import _disable_current_modes
+
+    for key in ("FAKE", "PROXY", "FUNCTIONAL"):
+        if torch._C._get_dispatch_mode(getattr(torch._C._TorchDispatchModeKey, key)) is not None:
+            raise NotNow(f"a {key.lower()} tensor mode is active")
+    registries: tuple[Any, ...] = (module._global_forward_pre_hooks, module._global_forward_hooks)
+    kept = [list(registry.items()) for registry in registries]
+    for registry in registries:
+        for handle, hook in list(registry.items()):
+            if "tracker" in getattr(hook, "__module__", ""):
+                del registry[handle]
+    try:
+        with _disable_current_modes():
+            yield
+    finally:
+        for registry, items in zip(registries, kept):
+            registry.clear()
+            registry.update(items)
+
+
+def _cached_or_compiled(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
+    try:
+        return own.cached(critic, output, x, SCORE)  # another thread may have compiled it meanwhile
+    except _Miss:
+        return _compile(own, critic, output, x)
+
+
 def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
     import torch._dynamo
     from torch._dynamo import exc
 
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
-    # on their second value; recurrent layers are traced through; each shape has an entry of its own.
+    # on their second value; recurrent layers are traced through; hooks added later are noticed; each
+    # shape has an entry of its own.
     patch = torch._dynamo.config.patch(
         allow_rnn=True,
         allow_unspec_int_on_nn_module=True,
+        skip_nnmodule_hook_guards=False,
         recompile_limit=256,
         accumulated_recompile_limit=4096,
     )
@@ -140,7 +184,7 @@ def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
             warnings.simplefilter("ignore")
             return own.compiled(critic, output, x, SCORE)
     except _Miss:
-        raise CaptureError("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
+        raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
     except exc.BackendCompilerFailed as error:
         inner = error.inner_exception
         raise CaptureError(str(inner)) from error

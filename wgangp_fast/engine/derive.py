@@ -41,6 +41,7 @@ CONSTANT = {
     for name, overload in (
         *(("detach", "default"), ("sign", "default"), ("sgn", "default"), ("floor", "default")),
         *(("ceil", "default"), ("round", "default"), ("trunc", "default"), ("bernoulli", "p")),
+        ("bernoulli_", "float"),
         *(("bernoulli", "default"), ("zeros_like", "default"), ("ones_like", "default")),
         *(("full_like", "default"), ("empty_like", "default"), ("rand_like", "default")),
         *(("randn_like", "default"), ("new_zeros", "default"), ("new_ones", "default")),
@@ -113,6 +114,7 @@ class Derivation:
         self.forward, self.backward = Writer(), Writer()
         self.writer = self.forward
         self.primal: dict[fx.Node, Any] = {}  # sweep 1, in the forward graph
+        self.members: dict[tuple[fx.Node, int], Any] = {}  # of tuples, in the forward graph
         self.imported: dict[fx.Node, fx.Proxy] = {}  # forward-graph node -> backward-graph placeholder
         self.saved: list[fx.Node] = []
         self.cotangent: dict[fx.Node, Any] = {}
@@ -156,7 +158,8 @@ class Derivation:
 
     def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str]) -> Rule:
         op: Any = node.target
-        if torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default:
+        drawn = torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default
+        if drawn and site.arguments.get("training") is not False:
             raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
         bound = bind(node.target, args_of(node), node.kwargs)
         probe = Site(site.op, fake_values(bound), site._read, active, site.result)
@@ -200,9 +203,12 @@ class Derivation:
                 return self._read(source)
             if key is None:
                 return self._here(self.primal[node])
-            members = [u for u in node.users if u.target is operator.getitem and args_of(u)[1] == key]
-            return self._here(self.primal[members[0]] if members else self.primal[node][key])
+            if (node, key) not in self.members:
+                self.members[node, key] = self.primal[node][key]
+            return self._here(self.members[node, key])
 
+        if any(is_number(v) for value in bound.values() if isinstance(value, (list, tuple)) for v in value):
+            raise DeriveError(f"{node.target} takes sizes computed from a changing number")
         # Numbers that the graph computes (a fade-in factor) are read like primals, when a rule asks.
         arguments = fake_values(bound)
         arguments = {
@@ -259,6 +265,7 @@ class Derivation:
         self._sweep1()
         self._sweep2()
         self.writer = self.backward
+        self.tangent[self.x] = self.backward.placeholder("seed")  # the first input, whatever is read later
         with_adjoint = self._structure(stock=False)
         zero = self._structure(stock=True)
         if self.needed:
@@ -273,7 +280,7 @@ class Derivation:
             args = fx.map_arg(args_of(node), self.primal.__getitem__)
             kwargs = fx.map_arg(node.kwargs, self.primal.__getitem__)
             if node.target is operator.getitem:
-                self.primal[node] = args[0][args[1]]
+                self.primal[node] = self.members[node.all_input_nodes[0], args[1]] = args[0][args[1]]
             else:
                 self.primal[node] = self.forward.create(node.target, args, kwargs)
 
@@ -322,7 +329,6 @@ class Derivation:
         return reached
 
     def _sweep3(self, with_adjoint: set[fx.Node]) -> None:
-        self.tangent[self.x] = self.backward.placeholder("seed")
         for node in self.calls:
             if node not in self.moves or node.target is operator.getitem:
                 continue

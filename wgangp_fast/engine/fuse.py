@@ -49,6 +49,13 @@ MULTIPLIERS = {
 }
 FRESH |= set(IN_PLACE) | set(IN_PLACE.values()) | set(MULTIPLIERS) | set(MULTIPLIERS.values())
 
+#: derivatives bound by memory, cheaper to make again than to keep
+CHEAP = {
+    *MULTIPLIERS,
+    *(aten.native_group_norm_backward.default, aten.native_layer_norm_backward.default),
+    *(aten.native_batch_norm_backward.default, operator.getitem),
+}
+
 #: operator -> the binding that takes the same arguments
 DIRECT: dict[Any, Any] = {
     aten.convolution.default: torch.convolution,
@@ -85,26 +92,48 @@ def fuse(sweeps: Sweeps) -> None:
 
 
 def recompute(sweeps: Sweeps) -> None:
-    """Make again, in sweep 3 or 4, what one elementwise call makes of values saved anyway."""
+    """Make again, in sweep 3 or 4, what a few cheap calls make of values saved anyway."""
     assert sweeps.backward is not None
     forward, backward = sweeps.forward.graph, sweeps.backward.graph
     (result, *saved), end = _outputs(forward)
     _, *inputs = backward.find_nodes(op="placeholder")
-    here = dict(zip(saved, inputs))
+    here: dict[fx.Node, fx.Node] = dict(zip(saved, inputs))
     kept = list(zip(saved, inputs, sweeps.saved_is_tensor))
     for node, placeholder, _ in list(kept):
-        sources = node.all_input_nodes
-        if node.target not in MULTIPLIERS or not all(source in here for source in sources):
+        chain = _recipe(node, here)
+        if not chain:
             continue
-        first = next(n for n in backward.nodes if n in placeholder.users)
-        with backward.inserting_before(first):
-            again = backward.node_copy(node, here.__getitem__)
+        with backward.inserting_before(_first_user(backward, placeholder)):
+            for link in chain:
+                again = backward.node_copy(link, here.__getitem__)
+                here[link] = again
         placeholder.replace_all_uses_with(again)
         backward.erase_node(placeholder)
-        here[node] = again
         kept = [entry for entry in kept if entry[0] is not node]
     end.args = ((result, *(node for node, _, _ in kept)),)
     sweeps.saved_is_tensor = tuple(is_tensor for _, _, is_tensor in kept)
+
+
+def _recipe(node: fx.Node, here: dict[fx.Node, fx.Node]) -> list[fx.Node]:
+    """The cheap calls, in order, that make ``node`` of values at hand; empty if there are none."""
+    chain: list[fx.Node] = []
+
+    def add(link: fx.Node, target: bool = False) -> bool:
+        if not target and (link in here or link in chain):
+            return True
+        if link.op == "placeholder" or (link.target not in CHEAP and link.target != "contiguous"):
+            return False
+        if not all(add(source) for source in link.all_input_nodes):
+            return False
+        chain.append(link)
+        return True
+
+    made = (node.target is operator.getitem and args_of(node)[0].target in CHEAP) or node.target in CHEAP
+    return chain if made and add(node, target=True) else []
+
+
+def _first_user(graph: fx.Graph, placeholder: fx.Node) -> fx.Node:
+    return next(n for n in graph.nodes if n in placeholder.users)
 
 
 def rematerialise(graph: fx.Graph) -> None:

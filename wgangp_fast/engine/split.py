@@ -260,6 +260,9 @@ def normalise(graph: fx.Graph) -> None:
             weight = _untransposed(args_of(node)[1])
             if weight is not None:
                 _replace(graph, node, aten.linear.default, (args_of(node)[0], weight))
+        elif node.target is aten.bernoulli.p:
+            # Eager dropout fills a tensor of the input's strides; the functional form draws another mask.
+            _replace(graph, node, aten.bernoulli_.float, node.args)
         elif node.target is aten._native_batch_norm_legit.no_stats:
             _instance_norm(graph, node)
         elif node.target is aten.baddbmm.default:
@@ -270,7 +273,7 @@ def normalise(graph: fx.Graph) -> None:
 
 
 def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """Instance norm comes as a batch norm of ``[1, N*C, ...]`` with repeated weights; as a group norm it is lean."""
+    """Instance norm comes as a batch norm of ``[1, N*C, ...]`` with repeated weights; undo that."""
     view, weight, bias, _, _, eps = args_of(node)
     if view.target not in (aten.view.default, aten.reshape.default, aten._unsafe_view.default):
         return

@@ -16,6 +16,10 @@ class CaptureError(Exception):
     """The critic cannot be captured as one graph; the message says what stopped it."""
 
 
+class NotNow(CaptureError):
+    """Something around this call, not the critic, stands in the way of a capture."""
+
+
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
     """Library choices that have a double backward, and no cache that could keep a fake tensor."""

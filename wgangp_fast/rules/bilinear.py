@@ -82,10 +82,17 @@ class Bilinear(Rule):
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         if self.merge is None or g is None or self.a not in t or self.b not in slots:
             return super().adjoint(site, c, g, t, slots)
-        # The weight gradient first: its concatenated copies are gone before the adjoint of a is made.
+        rest = slots - {self.b}
+        # Whichever needs more scratch memory goes first, before the other's result is there to add to it:
+        # the concatenated copies for large activations, the library's reordered weight for large weights.
+        out: dict[str, Any] = {}
+        large_weight = site.val(self.b).numel() > site.val(self.a).numel()
+        if large_weight:
+            out.update(super().adjoint(site, c, g, t, rest))
         pairs = (torch.cat([t[self.a], site.primal(self.a)], self.merge), torch.cat([g, c], self.merge))
-        out = {self.b: self.transpose_b(site, *pairs)}
-        out.update(super().adjoint(site, c, g, t, slots - {self.b}))
+        out[self.b] = self.transpose_b(site, *pairs)
+        if not large_weight:
+            out.update(super().adjoint(site, c, g, t, rest))
         return out
 
 
