@@ -78,8 +78,11 @@ class GradientPenaltyFunction(Function):
     ) -> Tensor:
         gradient, tensors, numbers = call.plan.forward(call.x, leaves)
         penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
-        ctx.plan, ctx.numbers, ctx.reduction = call.plan, numbers, call.reduction  # type: ignore[attr-defined]
-        ctx.save_for_backward(gradient, slope, real, fake, alpha, *tensors)
+        ctx.plan, ctx.numbers = call.plan, numbers  # type: ignore[attr-defined]
+        if call.reduction == "mean":
+            slope /= len(slope)
+        points = (real, fake, alpha) if call.plan.sweeps.wants_x else ()
+        ctx.save_for_backward(gradient, slope, *points, *tensors)
         if call.reduction == "mean":
             return penalty.mean()
         return penalty.sum() if call.reduction == "sum" else penalty
@@ -89,16 +92,16 @@ class GradientPenaltyFunction(Function):
         (incoming,) = grad_outputs
         with torch.no_grad():
             saved = _saved(ctx)
-            gradient, slope, real, fake, alpha = saved[:5]
-            del saved[:5]
-            factor = slope * incoming.to(slope.dtype)
-            if ctx.reduction == "mean":
-                factor /= max(slope.numel(), 1)
+            gradient, slope = saved[:2]
+            points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
+            del saved[: 2 + len(points)]
+            factor = slope * incoming
             seed = gradient * factor.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
             del gradient
             of_x, of_leaves = _sweep34(ctx, seed, saved)
             of_real = of_fake = of_alpha = None
             if of_x is not None:
+                real, fake, alpha = points
                 of_real = alpha * of_x if ctx.needs_input_grad[1] else None
                 of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
                 if ctx.needs_input_grad[3]:

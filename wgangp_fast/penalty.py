@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -167,6 +168,15 @@ def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, im
 _warned_batch_norm: set[int] = set()
 
 
+@functools.cache
+def _engine() -> Any:
+    """The engine's modules, imported by the first call: they bring Dynamo with them."""
+    from .engine import capture, plan
+    from .engine.derive import DeriveError
+
+    return capture, plan, (capture.CaptureError, DeriveError)
+
+
 class _Refusal:
     """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
 
@@ -194,14 +204,12 @@ def _plan(
     critic: Critic, output: Output | None, x: Tensor, wants_x: bool
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
-    from .engine import capture, plan
-    from .engine.derive import DeriveError
-
+    capture, plan, errors = _engine()
     try:
         with torch.enable_grad():
             binding = capture.bind(critic, output, x.requires_grad_())
         found = plan.plan_of(binding, wants_x)
-    except (capture.CaptureError, DeriveError) as error:
+    except errors as error:
         return None, (), _Refusal(critic, error)
     finally:
         x.requires_grad_(False)

@@ -1,5 +1,6 @@
 """Rewrites of derived sweeps into cheaper code with the same meaning.
 
+- *ones*: the score's cotangent is a column of ones; products with it are a broadcast and a sum.
 - *recompute*: a cheap elementwise value whose inputs are saved anyway is not saved but made again.
 - *in place*: an elementwise operator overwrites its input where nobody else holds that input.
 - *direct*: operators are called by torch's own Python bindings, two microseconds less a call than
@@ -27,6 +28,7 @@ FRESH = {
     *(aten.native_group_norm.default, aten.native_layer_norm.default),
     *(aten.native_group_norm_backward.default, aten.native_layer_norm_backward.default),
     *(aten.native_batch_norm_backward.default, aten.convolution_backward.default),
+    *(aten.empty_like.default, aten.bernoulli_.float),
 }
 
 #: forward operator -> the same, in place
@@ -37,6 +39,8 @@ IN_PLACE: dict[Any, Any] = {
     aten.sigmoid.default: torch.sigmoid_,
     aten.elu.default: nn.elu_,
     torch.addcmul: torch.Tensor.addcmul_,
+    torch.mul: torch.Tensor.mul_,  # rules call torch.mul where both factors have the shape of the product
+    aten.div.Scalar: torch.Tensor.div_,
 }
 
 #: fused derivative operators; their ``grad_input`` overload writes into the first argument
@@ -74,6 +78,9 @@ DIRECT: dict[Any, Any] = {
     aten.permute.default: torch.permute,
     aten.transpose.int: torch.transpose,
     aten.cat.default: torch.cat,
+    aten.empty_like.default: torch.empty_like,
+    aten.bernoulli_.float: torch.Tensor.bernoulli_,
+    aten.div.Scalar: torch.div,
     aten.native_layer_norm.default: torch.native_layer_norm,
     aten.native_group_norm.default: torch.native_group_norm,
 }
@@ -81,6 +88,7 @@ DIRECT: dict[Any, Any] = {
 
 def fuse(sweeps: Sweeps) -> None:
     """Rewrite both graphs in place."""
+    fold_ones(sweeps)
     if sweeps.backward is not None:
         recompute(sweeps)
         rematerialise(sweeps.backward.graph)
@@ -89,6 +97,47 @@ def fuse(sweeps: Sweeps) -> None:
             overwrite(module.graph)
             bind_directly(module.graph)
             module.recompile()
+
+
+def fold_ones(sweeps: Sweeps) -> None:
+    """``ones[N, 1] @ w`` is ``w`` broadcast, ``ones[N, 1].T @ t`` is a sum over the samples."""
+    forward = sweeps.forward.graph
+    columns = {n for n in forward.nodes if n.target is torch.ones and args_of(n)[0][1:] == [1]}
+    (_, *saved), end = _outputs(forward)
+    if sweeps.backward is not None:
+        backward = sweeps.backward.graph
+        _, *inputs = backward.find_nodes(op="placeholder")
+        for column, placeholder in zip(saved, inputs):
+            if column not in columns or not all(_is_transpose(user) for user in placeholder.users):
+                continue
+            products = [product for user in placeholder.users for product in user.users]
+            if not all(p.target is torch.mm and _is_transpose(args_of(p)[0]) for p in products):
+                continue
+            for product in products:
+                with backward.inserting_before(product):
+                    total = backward.call_function(torch.sum, (args_of(product)[1], [0]), {"keepdim": True})
+                product.replace_all_uses_with(total)
+                backward.erase_node(product)
+            for user in list(placeholder.users):
+                backward.erase_node(user)
+            backward.erase_node(placeholder)
+        alive = set(backward.find_nodes(op="placeholder"))
+        kept = [k for k, placeholder in enumerate(inputs) if placeholder in alive]
+        end.args = ((args_of(end)[0][0], *(saved[k] for k in kept)),)
+        sweeps.saved_is_tensor = tuple(sweeps.saved_is_tensor[k] for k in kept)
+    for column in columns:
+        for product in list(column.users):
+            if product.target is torch.mm and args_of(product)[0] is column:
+                with forward.inserting_before(product):
+                    row = forward.call_method("expand", (args_of(product)[1], args_of(column)[0][0], -1))
+                product.replace_all_uses_with(row)
+                forward.erase_node(product)
+        if not column.users:
+            forward.erase_node(column)
+
+
+def _is_transpose(node: fx.Node) -> bool:
+    return node.op == "call_method" and node.target == "t"
 
 
 def recompute(sweeps: Sweeps) -> None:

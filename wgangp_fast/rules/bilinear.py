@@ -215,7 +215,7 @@ class Multiply(Bilinear):
     b, merge = "other", None
 
     def apply(self, site: Site, a: Any, b: Any) -> Any:
-        return a * b
+        return self._product(site, a, b)
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         if site.is_tensor(self.b):
@@ -228,10 +228,18 @@ class Multiply(Bilinear):
         return t[self.a] * site[self.b]
 
     def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
-        return self._narrow(site, g * b, self.a)
+        return self._narrow(site, self._product(site, g, b), self.a)
 
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
-        return self._narrow(site, g * a, self.b)
+        return self._narrow(site, self._product(site, g, a), self.b)
+
+    def _product(self, site: Site, v: Any, factor: Any) -> Any:
+        """``v * factor``; torch.mul says that neither is broadcast or cast, so v may be overwritten."""
+        same = all(
+            site.val(slot).shape == site.result.shape and site.val(slot).dtype == site.result.dtype
+            for slot in (self.a, self.b)
+        )
+        return torch.mul(v, factor) if same else v * factor
 
     def _narrow(self, site: Site, value: Any, slot: str) -> Any:
         value = unbroadcast(value, site.shape(slot), site.result.shape)
