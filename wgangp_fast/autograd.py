@@ -96,7 +96,9 @@ class GradientPenaltyFunction(Function):
             points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
             del saved[: 2 + len(points)]
             factor = slope * incoming
-            seed = gradient * factor.to(gradient.dtype).view(-1, *[1] * (gradient.dim() - 1))
+            if factor.dtype != gradient.dtype:
+                factor = factor.to(gradient.dtype)
+            seed = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
             del gradient
             of_x, of_leaves = _sweep34(ctx, seed, saved)
             of_real = of_fake = of_alpha = None

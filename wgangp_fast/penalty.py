@@ -205,14 +205,16 @@ def _plan(
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
     capture, plan, errors = _engine()
+    grad = torch.is_grad_enabled()
     try:
-        with torch.enable_grad():
-            binding = capture.bind(critic, output, x.requires_grad_())
-        found = plan.plan_of(binding, wants_x)
+        torch._C._set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
+        binding = capture.bind(critic, output, x.requires_grad_())
     except errors as error:
+        x.requires_grad_(False)
         return None, (), _Refusal(critic, error)
     finally:
-        x.requires_grad_(False)
+        torch._C._set_grad_enabled(grad)
+    found = plan.plan_of(binding, wants_x)
     if binding.captured.batch_norm is not None:
         _warn_batch_norm(binding.captured)
     return found, binding.leaves, None

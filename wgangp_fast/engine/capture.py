@@ -119,13 +119,11 @@ def bind(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None
     if own.refused is not None:
         raise CaptureError(own.refused)
     _slot.binding = None
-    observed = torch._C._len_torch_dispatch_stack() > 0
-    with _unobserved() if observed else contextlib.nullcontext():
-        try:
-            result = own.cached(critic, output, x, SCORE)
-        except _Miss:
-            with _compile_lock:
-                result = _cached_or_compiled(own, critic, output, x)
+    if torch._C._len_torch_dispatch_stack():
+        with _unobserved():
+            result = _run(own, critic, output, x)
+    else:
+        result = _run(own, critic, output, x)
     binding = _slot.binding
     _slot.binding = None
     if result is not SCORE:
@@ -166,11 +164,16 @@ def _unobserved() -> Iterator[None]:
             registry.update(items)
 
 
-def _cached_or_compiled(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
+def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
     try:
-        return own.cached(critic, output, x, SCORE)  # another thread may have compiled it meanwhile
+        return own.cached(critic, output, x, SCORE)
     except _Miss:
-        return _compile(own, critic, output, x)
+        pass
+    with _compile_lock:
+        try:
+            return own.cached(critic, output, x, SCORE)  # another thread may have compiled it meanwhile
+        except _Miss:
+            return _compile(own, critic, output, x)
 
 
 def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
