@@ -167,10 +167,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.12 * max(entry["ratio_p90"] for _, _, entry in bars))
-    axes.set_xlabel(
-        f"times as fast as {BASELINE} (penalty and its gradients; median, p10 to p90 of paired rounds)"
+    axes.set_xlabel(f"times as fast as {BASELINE}: median, p10 to p90 of paired rounds")
+    where = result["environment"]
+    axes.set_title(
+        f"penalty and its gradients (batch), {where['device']}, torch {where['torch']}", fontsize=10
     )
-    axes.set_title(result["environment"]["device"], fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     if len(names) > 1:
         axes.legend(frameon=False)
