@@ -74,6 +74,10 @@ def ours(D: Any, b: dict[str, Tensor]) -> Tensor:
     return wgangp_fast.gradient_penalty(D, b["real"], b["fake"], alpha=b["alpha"])
 
 
+def ours_as_stock(D: Any, b: dict[str, Tensor]) -> Tensor:
+    return wgangp_fast.gradient_penalty(D, b["real"], b["fake"], alpha=b["alpha"], impl="ref")
+
+
 def ours_in_a_closure(D: Any, b: dict[str, Tensor]) -> Tensor:
     return wgangp_fast.gradient_penalty(lambda x: D(x, b["labels"]), b["real"], b["fake"], alpha=b["alpha"])
 
@@ -113,6 +117,9 @@ SCENARIOS: dict[str, tuple[type[nn.Module], Penalty, Penalty, bool, bool]] = {
     "input gradient alone": (Plain, ours_by_gradient, stock_by_gradient, False, True),
     # A closure hides DDP: Dynamo cannot trace its forward, so the stock path runs.
     "closure over DDP": (Labelled, ours_in_a_closure, stock_labelled, True, False),
+    "closure over DDP, penalty alone": (Labelled, ours_in_a_closure, stock_labelled, False, False),
+    "stock path": (Plain, ours_as_stock, stock, True, False),
+    "stock path, penalty alone": (Plain, ours_as_stock, stock, False, False),
     "labels": (Labelled, ours_labelled, stock_labelled, True, True),
     "labels, penalty alone": (Labelled, ours_labelled, stock_labelled, False, True),
 }
@@ -122,6 +129,7 @@ RUNS = [(name, False) for name in SCENARIOS] + [
     ("whole loss", True),
     ("penalty alone", True),
     ("closure over DDP", True),
+    ("stock path", True),
     ("labels, penalty alone", True),
 ]
 
