@@ -151,27 +151,14 @@ class Generic(Rule):
                 if mode is not None:
                     mode.__exit__(None, None, None)
 
-    def _values(self, site: Site) -> dict[str, Any]:
-        values: dict[str, Any] = {}
-        for name, value in site.arguments.items():
-            if isinstance(value, Tensor):
-                values[name] = site.primal(name)
-            elif isinstance(value, (list, tuple)) and any(isinstance(v, Tensor) for v in value):
-                values[name] = [
-                    site.primal(f"{name}.{i}") if isinstance(v, Tensor) else v for i, v in enumerate(value)
-                ]
-            else:
-                values[name] = value
-        return values
-
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         names = sorted(slots)
-        found = site.apply(node_vjp, site.op, self._values(site), names, g)
+        found = site.apply(node_vjp, site.op, site.values(), names, g)
         return {name: found[i] for i, name in enumerate(names)}
 
     def jvp(self, site: Site, t: Slots) -> Any:
         names = sorted(t)
-        moved = site.apply(node_jvp, site.op, self._values(site), names, [t[n] for n in names])
+        moved = site.apply(node_jvp, site.op, site.values(), names, [t[n] for n in names])
         if isinstance(site.result, (tuple, list)):
             return tuple(moved[i] if i in self.outputs else None for i in range(len(site.result)))
         return moved
@@ -184,7 +171,5 @@ class Generic(Rule):
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         names, moving = sorted(slots), sorted(t)
-        found = site.apply(
-            node_adjoint, site.op, self._values(site), names, moving, g, [t[m] for m in moving], c
-        )
+        found = site.apply(node_adjoint, site.op, site.values(), names, moving, g, [t[m] for m in moving], c)
         return {name: found[i] for i, name in enumerate(names)}

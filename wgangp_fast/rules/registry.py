@@ -85,8 +85,8 @@ class Site:
         """What :meth:`remember` kept, or None."""
         return None
 
-    def call(self, /, **changes: Any) -> Any:
-        """Apply the operator again, some arguments replaced, tensors not named read as primals."""
+    def values(self, /, **changes: Any) -> dict[str, Any]:
+        """Every argument by schema name: tensors read as primals, those in ``changes`` replaced."""
         values: dict[str, Any] = {}
         for name, value in self.arguments.items():
             if name in changes:
@@ -99,7 +99,11 @@ class Site:
                 ]
             else:
                 values[name] = value
-        return call_operator(self.op, values)
+        return values
+
+    def call(self, /, **changes: Any) -> Any:
+        """Apply the operator again, some arguments replaced, tensors not named read as primals."""
+        return call_operator(self.op, self.values(**changes))
 
 
 def tensor_slots(arguments: Mapping[str, Any]) -> Iterable[str]:
