@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,16 +19,21 @@ _THIRD = (
 )
 
 
-def first_order_only(gradients: list[Tensor | None]) -> tuple[Tensor | None, ...]:
-    """Results of a backward pass; under ``create_graph=True`` using their graph raises and says why."""
-    if torch.is_grad_enabled():
-        present = [i for i, g in enumerate(gradients) if g is not None]
-        wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(
-            *[gradients[i].detach().requires_grad_() for i in present]  # type: ignore[union-attr]
-        )
-        for i, g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
-            gradients[i] = g
-    return tuple(gradients)
+def first_order_only(
+    ctx: Any, gradients: Callable[[Any, Tensor], list[Tensor | None]], incoming: Tensor
+) -> list[Tensor | None]:
+    """``gradients(ctx, incoming)``; under ``create_graph=True`` using their graph raises and says why."""
+    if not torch.is_grad_enabled():
+        return gradients(ctx, incoming)
+    with torch.no_grad():
+        found = gradients(ctx, incoming)
+    present = [i for i, g in enumerate(found) if g is not None]
+    wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(
+        *[found[i].detach().requires_grad_() for i in present]  # type: ignore[union-attr]
+    )
+    for i, g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
+        found[i] = g
+    return found
 
 
 @dataclass
@@ -74,7 +80,12 @@ class GradientPenaltyFunction(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx, call: Call, real: Tensor, fake: Tensor, alpha: Tensor, *leaves: Any
+        ctx: FunctionCtx,
+        call: Call,
+        real: Tensor | None,
+        fake: Tensor | None,
+        alpha: Tensor | None,
+        *leaves: Any,
     ) -> Tensor:
         gradient, tensors, numbers = call.plan.forward(call.x, leaves)
         penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
@@ -89,26 +100,28 @@ class GradientPenaltyFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        (incoming,) = grad_outputs
-        with torch.no_grad():
-            saved = _saved(ctx)
-            gradient, slope = saved[:2]
-            points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
-            del saved[: 2 + len(points)]
-            factor = slope * incoming
-            if factor.dtype != gradient.dtype:
-                factor = factor.to(gradient.dtype)
-            seed = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
-            del gradient
-            of_x, of_leaves = _sweep34(ctx, seed, saved)
-            of_real = of_fake = of_alpha = None
-            if of_x is not None:
-                real, fake, alpha = points
-                of_real = alpha * of_x if ctx.needs_input_grad[1] else None
-                of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
-                if ctx.needs_input_grad[3]:
-                    of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape)
-        return None, *first_order_only([of_real, of_fake, of_alpha, *of_leaves])
+        return None, *first_order_only(ctx, _penalty_gradients, grad_outputs[0])
+
+
+def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+    saved = _saved(ctx)
+    gradient, slope = saved[:2]
+    points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
+    del saved[: 2 + len(points)]
+    factor = slope * incoming
+    if factor.dtype != gradient.dtype:
+        factor = factor.to(gradient.dtype)
+    seed = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
+    del gradient
+    of_x, of_leaves = _sweep34(ctx, seed, saved)
+    of_real = of_fake = of_alpha = None
+    if of_x is not None:
+        real, fake, alpha = points
+        of_real = alpha * of_x if ctx.needs_input_grad[1] else None
+        of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
+        if ctx.needs_input_grad[3]:
+            of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape)
+    return [of_real, of_fake, of_alpha, *of_leaves]
 
 
 class InputGradientFunction(Function):
@@ -124,6 +137,9 @@ class InputGradientFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        with torch.no_grad():
-            of_x, of_leaves = _sweep34(ctx, grad_outputs[0], _saved(ctx))
-        return None, *first_order_only([of_x, *of_leaves])
+        return None, *first_order_only(ctx, _input_gradient_gradients, grad_outputs[0])
+
+
+def _input_gradient_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+    of_x, of_leaves = _sweep34(ctx, incoming, _saved(ctx))
+    return [of_x, *of_leaves]

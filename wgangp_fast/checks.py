@@ -74,4 +74,5 @@ def weights(alpha: Any, real: Tensor, generator: torch.Generator | None) -> Tens
         )
     if alpha.device != real.device:
         raise ValueError(f"alpha must be on the device of real, {real.device}; it is on {alpha.device}")
-    return alpha.reshape(shape).to(real.dtype)
+    alpha = alpha.reshape(shape)
+    return alpha if alpha.dtype == real.dtype else alpha.to(real.dtype)

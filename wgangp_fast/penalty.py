@@ -78,12 +78,16 @@ def gradient_penalty(
         wants_x = torch.is_grad_enabled() and (
             real.requires_grad or fake.requires_grad or weights.requires_grad
         )
-        with torch.no_grad():
-            x = interpolate(real, fake, weights)
+        if wants_x:
+            with torch.no_grad():
+                x = interpolate(real, fake, weights)
+            points: tuple[Tensor | None, ...] = (real, fake, weights)
+        else:
+            x, points = interpolate(real, fake, weights), (None, None, None)
         plan, leaves, refusal = _plan(critic, output, x, wants_x)
         if plan is not None:
             call = Call(plan, x, weights, float(target), one_sided, reduction)
-            return finish(GradientPenaltyFunction.apply(call, real, fake, weights, *leaves))
+            return finish(GradientPenaltyFunction.apply(call, *points, *leaves))
     with torch.enable_grad(), wrappers.reaching() as reach:
         penalty = reference.gradient_penalty(
             _scored(critic, output), real, fake, weights,
