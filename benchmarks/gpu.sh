@@ -34,8 +34,8 @@ step environment 40 "$python" -m wgangp_fast.bench --environment --device "$devi
 # On CUDA the variable stays unset, so that the tests iterate over both devices.
 if [ "$device" = cuda ]; then unset WGANGP_FAST_DEVICE; fi
 # Threads that spin while they wait cost the tests time; the benchmark keeps the default.
-step tests 220 env OMP_WAIT_POLICY=passive "$python" -m pytest tests -q -p no:cacheprovider
-step penalty 250 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
+step tests 270 env OMP_WAIT_POLICY=passive "$python" -m pytest tests -q -p no:cacheprovider
+step penalty 220 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
   --out "$out/penalty-$device.json"
 
 # 124 and 137 are timeout's codes.
