@@ -187,6 +187,15 @@ def test_a_compiled_critic_is_welcome() -> None:
             torch.testing.assert_close(gradient_penalty(compiled, real, fake, alpha=alpha), expected)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_scripted_critic_runs_on_the_stock_path() -> None:
+    critic, (real, fake) = mlp(), pair()
+    alpha = torch.rand(4, **F64)
+    with pytest.warns(StockPathWarning):
+        scripted = gradient_penalty(torch.jit.script(critic), real, fake, alpha=alpha)
+    torch.testing.assert_close(scripted, gradient_penalty(critic, real, fake, alpha=alpha))
+
+
 def test_an_error_of_the_critic_is_its_own_and_leaves_no_trace() -> None:
     critic = mlp()
     with pytest.raises(RuntimeError, match="mat1 and mat2"):

@@ -19,7 +19,8 @@ def unwrap(critic: Any) -> Any:
     """The callable behind ``torch.compile`` and DDP, both of which refuse to be captured."""
     while True:
         if isinstance(critic, torch.nn.Module):
-            inner = critic._modules.get("_orig_mod")
+            modules = critic._modules
+            inner = modules["_orig_mod"] if "_orig_mod" in modules else None  # noqa: SIM401 - scripted: no get
             if inner is None and isinstance(critic, DistributedDataParallel):
                 inner = critic.module
         else:
