@@ -102,6 +102,12 @@ def fuse(sweeps: Sweeps) -> None:
 def fold_ones(sweeps: Sweeps) -> None:
     """``ones[N, 1] @ w`` is ``w`` broadcast, ``ones[N, 1].T @ t`` is a sum over the samples."""
     forward = sweeps.forward.graph
+    for node in list(forward.nodes):
+        if node.target == "reshape" and args_of(node)[0].target is torch.ones:
+            with forward.inserting_before(node):  # a critic that squeezes its score
+                ones = forward.call_function(torch.ones, (list(args_of(node)[1]),), args_of(node)[0].kwargs)
+            node.replace_all_uses_with(ones)
+            forward.erase_node(node)
     columns = {n for n in forward.nodes if n.target is torch.ones and args_of(n)[0][1:] == [1]}
     (_, *saved), end = _outputs(forward)
     if sweeps.backward is not None:
