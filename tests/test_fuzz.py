@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 from zoo import ACTIVATIONS, Critic
 
+# A GPU machine may lack hypothesis: the imports below must come after this line.
 hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import given, note, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402

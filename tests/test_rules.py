@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import settings_maps  # noqa: F401  (enters its cases into SETTINGS)
-import settings_norms  # noqa: F401
+import settings_norms  # noqa: F401  (enters its cases into SETTINGS)
 import torch
 from rule_checks import Bench, check_case, check_precision
 from rule_settings import GENERIC, SETTINGS, Case, case, r

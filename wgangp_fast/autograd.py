@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import FunctionCtx
 
 from .ops import norm_penalty
 
@@ -27,11 +26,9 @@ def first_order_only(
         return gradients(ctx, incoming)
     with torch.no_grad():
         found = gradients(ctx, incoming)
-    present = [i for i, g in enumerate(found) if g is not None]
-    wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(
-        *[found[i].detach().requires_grad_() for i in present]  # type: ignore[union-attr]
-    )
-    for i, g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
+    present = [(i, g.detach().requires_grad_()) for i, g in enumerate(found) if g is not None]
+    wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(*[g for _, g in present])
+    for (i, _), g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
         found[i] = g
     return found
 
@@ -80,7 +77,7 @@ class GradientPenaltyFunction(Function):
 
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         call: Call,
         real: Tensor | None,
         fake: Tensor | None,
@@ -89,7 +86,7 @@ class GradientPenaltyFunction(Function):
     ) -> Tensor:
         gradient, tensors, numbers = call.plan.forward(call.x, leaves)
         penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
-        ctx.plan, ctx.numbers = call.plan, numbers  # type: ignore[attr-defined]
+        ctx.plan, ctx.numbers = call.plan, numbers
         if call.reduction == "mean":
             slope /= len(slope)
         points = (real, fake, alpha) if call.plan.sweeps.wants_x else ()
@@ -129,9 +126,9 @@ class InputGradientFunction(Function):
     building block for callers with a norm of their own."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, call: Call, x: Tensor, *leaves: Any) -> Tensor:
+    def forward(ctx: Any, call: Call, x: Tensor, *leaves: Any) -> Tensor:
         gradient, tensors, numbers = call.plan.forward(call.x, leaves)
-        ctx.plan, ctx.numbers = call.plan, numbers  # type: ignore[attr-defined]
+        ctx.plan, ctx.numbers = call.plan, numbers
         ctx.save_for_backward(*tensors)
         return gradient
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -51,8 +51,9 @@ def compile_boundary(function: F) -> F:
     What ``torch.compiler.disable`` does, without importing Dynamo: a traced caller breaks its graph
     here (with ``fullgraph=True``: an error that says so), and no frame below is compiled.
     """
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]
-    function._torchdynamo_disable_msg = "wgangp_fast runs its own plan here"  # type: ignore[attr-defined]
+    marked: Any = function
+    marked._torchdynamo_disable = True
+    marked._torchdynamo_disable_msg = "wgangp_fast runs its own plan here"
     frames = torch._C._dynamo.eval_frame
     skip = frames._FrameAction.SKIP
     frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))

@@ -168,7 +168,8 @@ def lynnho_gradient_penalty(
         end = real
     else:
         check_pair(("real", real), ("fake", fake))
-        end = fake.detach()  # type: ignore[union-attr]
+        assert fake is not None  # check_pair has refused it
+        end = fake.detach()
     if sample_mode in ("real", "fake"):
         alpha = end.new_ones(real.shape[0])
     else:

@@ -107,7 +107,7 @@ def _recorded_grad_mode() -> Iterator[None]:
     """Note on every traced node whether the critic had switched gradients off."""
     from torch.fx.experimental import proxy_tensor
 
-    tracer = proxy_tensor.PythonKeyTracer
+    tracer: Any = proxy_tensor.PythonKeyTracer
     original = tracer.create_node
 
     def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -116,11 +116,11 @@ def _recorded_grad_mode() -> Iterator[None]:
             node.meta["no_grad"] = True
         return node
 
-    tracer.create_node = create_node  # type: ignore[method-assign]
+    tracer.create_node = create_node
     try:
         yield
     finally:
-        tracer.create_node = original  # type: ignore[method-assign]
+        tracer.create_node = original
 
 
 def _check_static(traced: fx.GraphModule) -> None:
