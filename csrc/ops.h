@@ -167,8 +167,5 @@ void mlp_penalty_backward(Dtype dtype, const void* incoming /*acc [] or [R]*/, b
                           const void* h /*[R, S]*/, const void* g /*[R, S]*/, const Mlp& mlp,
                           void* t /*[R, D0 + S]*/, void* c /*[R, S]; null unless act is tanh*/, void* stream);
 
-// The first error of a launch since the last call, as text; null where there was none.
-const char* launch_error();
-
 }  // namespace cuda
 }  // namespace wgangp_fast
