@@ -12,26 +12,35 @@ STAMP := .venv/.stamp
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CPP_SOURCES = $(shell find csrc -name '*.cpp' -o -name '*.cu' -o -name '*.h' -o -name '*.cuh')
 
-.PHONY: help setup demo test lint format bench gpu clean
+BUILT := build/.extension
+CMAKE := cmake
+JOBS := $(or $(MAX_JOBS),$(shell nproc 2>/dev/null || echo 2))
+
+.PHONY: help setup demo test lint format bench native gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP) ## make .venv and install the package with all its extras (the others do this first)
+setup: $(STAMP) $(BUILT) ## make .venv and install the package with all its extras (the others do this first)
 
 $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt 'torch==2.13.0'
-	$(PIP) install -q -c constraints.txt 'setuptools>=77' wheel
+	$(PIP) install -q -c constraints.txt 'setuptools>=77' wheel ninja pybind11
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
-demo: $(STAMP) ## train a small critic and generator, and write pictures into demo/
+# The extension again where the C++ sources changed; without a compiler there is none, and that is said.
+$(BUILT): $(STAMP) $(CPP_SOURCES)
+	$(BIN)/python setup.py -q build_ext --inplace
+	@mkdir -p $(@D) && touch $@
+
+demo: $(STAMP) $(BUILT) ## train a small critic and generator, and write pictures into demo/
 	$(BIN)/wgangp-fast demo --outdir demo
 
 # Threads that spin while they wait double the tests' time on a machine that is shared.
-test: $(STAMP) ## the tests, on the CPU (and on a GPU that .venv's torch can use)
+test: $(STAMP) $(BUILT) ## the tests, on the CPU (and on a GPU that .venv's torch can use)
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -q
 
 lint: $(STAMP) ## ruff, mypy and clang-format: check, change nothing
@@ -46,12 +55,25 @@ format: $(STAMP) ## rewrite the sources as lint wants them
 	$(BIN)/ruff format .
 	@if [ -n "$(strip $(CPP_SOURCES))" ]; then $(BIN)/clang-format -i $(CPP_SOURCES); fi
 
-bench: $(STAMP) ## the pytest-benchmark suites (for tables: wgangp-fast bench)
+bench: $(STAMP) $(BUILT) ## the pytest-benchmark suites (for tables: wgangp-fast bench)
 	$(BIN)/python -m pytest benchmarks -q
+
+native: $(STAMP) ## the extension, the C++ library and its tests, plain and under sanitizers
+	@mkdir -p build
+	$(BIN)/python setup.py -q build_ext --inplace && touch $(BUILT)
+	$(CMAKE) -S . -B build/cmake -Wno-dev -DPython3_EXECUTABLE="$(abspath $(BIN)/python)" $(CMAKE_ARGS)
+	$(CMAKE) --build build/cmake -j $(JOBS)
+	cd build/cmake && ctest --output-on-failure -j $(JOBS)
+	$(CMAKE) -S . -B build/sanitize -Wno-dev -DWGANGP_FAST_SANITIZE=address,undefined -DWGANGP_FAST_CUDA=OFF \
+		-DWGANGP_FAST_BUILD_INFO=OFF
+	$(CMAKE) --build build/sanitize -j $(JOBS)
+	cd build/sanitize && ctest --output-on-failure -j $(JOBS)
+	@echo "native: extension, library, C++ tests, C++ tests under address,undefined: all passed"
+	@$(BIN)/wgangp-fast doctor
 
 gpu: ## tests and the penalty benchmark on a CUDA machine's own python3, results in $OUT or benchmarks/results
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
 clean: ## remove .venv, caches, demo/ and builds (not runs/)
-	rm -rf .venv build dist demo *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf .venv build dist demo wgangp_fast/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

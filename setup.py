@@ -1,9 +1,188 @@
-"""Build entry point; every fact about the package is in pyproject.toml.
+"""Build entry point; the facts about the package are in pyproject.toml, the compilers' in native/recipe.py.
 
-There is no extension module yet. The native CPU and CUDA kernels will be built from here, ahead of time,
-against torch's stable ABI (see csrc/README.md); until then an installation is Python alone.
+Two extensions, both optional: ``wgangp_fast/_C.abi3.so``, the kernels and their binding on torch's stable
+ABI (no Python in it: one file serves every Python from 3.10 and every torch from 2.11 on), and, where
+pybind11 is there, ``wgangp_fast/_build_info``, for the Python that builds it.
+
+Environment: BUILD_NO_EXT=1 builds neither; BUILD_NO_CUDA=1 leaves the CUDA kernels out, FORCE_CUDA=1 builds
+them although this torch has no CUDA; TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX and MAX_JOBS as everywhere.
+Without a compiler, or where the build cannot see torch (pip's isolation: pass --no-build-isolation), the
+installation is Python alone and says so; a compiler that fails fails the installation.
 """
 
-from setuptools import setup
+from __future__ import annotations
 
-setup()
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SUFFIXES = {".cpp", ".cu", ".h", ".cuh"}
+
+
+def load_recipe() -> ModuleType:
+    """native/recipe.py by its path: the package itself imports torch."""
+    spec = importlib.util.spec_from_file_location("recipe", ROOT / "wgangp_fast" / "native" / "recipe.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["recipe"] = module  # where dataclasses look for their module
+    spec.loader.exec_module(module)
+    return module
+
+
+recipes = load_recipe()
+
+
+def torch_facts() -> tuple[Path, str, str | None]:
+    """Folder, version and CUDA version of the torch that this build sees, without importing it."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        raise recipes.BuildError(
+            "this build does not see torch, whose headers it needs (pip install --no-build-isolation)"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    facts: dict[str, object] = {}
+    exec((folder / "version.py").read_text(), facts)
+    version = str(facts["__version__"])
+    numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
+    if numbers < [2, 11]:
+        raise recipes.BuildError(f"torch {version} has no stable ABI of 2.11")
+    cuda = facts.get("cuda")
+    return folder, version, str(cuda) if cuda else None
+
+
+def commit() -> str:
+    """The commit that is built, with a + where the tree differs from it; empty outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return ""
+    name = recipes.run_text(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
+    changed = recipes.run_text(["git", "-C", str(ROOT), "status", "--porcelain", "-uno", "csrc"]).strip()
+    return name + ("+" if changed else "") if re.fullmatch(r"[0-9a-f]+", name) else ""
+
+
+def find_cuda(torch_cuda: str | None):  # type: ignore[no-untyped-def]
+    """The CUDA compiler to use, or None: a torch without CUDA could not call what it compiles."""
+    if os.environ.get("BUILD_NO_CUDA") or not (torch_cuda or os.environ.get("FORCE_CUDA")):
+        return None
+    nvcc = recipes.find_nvcc()
+    if nvcc is None:
+        return None
+    return recipes.Cuda(nvcc, recipes.architectures(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", "")))
+
+
+def find_ninja() -> str | None:
+    """ninja from the path, else the one installed beside this Python."""
+    return shutil.which("ninja") or shutil.which("ninja", path=sysconfig.get_path("scripts"))
+
+
+class BuildNative(build_ext):
+    """Builds the extensions with the recipe's commands instead of distutils' own."""
+
+    def build_extension(self, ext: Extension) -> None:
+        folder = Path(self.build_temp).resolve() / ext.name
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = folder / output.name
+        if ext.name == "wgangp_fast._C":
+            steps = [*RECIPE.compile_steps(folder), RECIPE.link_step(folder, made)]
+        else:
+            steps = [information_step(made)]
+        try:
+            self.run_steps(steps, folder)
+        except recipes.BuildError as error:
+            raise SystemExit(
+                f"wgangp_fast: building {ext.name} failed (BUILD_NO_EXT=1 skips it)\n{error}"
+            ) from None
+        # Replaced, not written over: a process that has the old file mapped keeps it whole.
+        beside = output.with_name(output.name + ".new")
+        shutil.copy2(made, beside)
+        os.replace(beside, output)
+
+    def run_steps(self, steps, folder: Path) -> None:  # type: ignore[no-untyped-def]
+        ninja = find_ninja()
+        if ninja is None:
+            recipes.run_steps(steps)
+            return
+        (folder / "build.ninja").write_text(recipes.ninja_text(steps))
+        command = [ninja, "-C", str(folder), f"-j{recipes.jobs()}"]
+        if subprocess.run(command, check=False).returncode:
+            raise recipes.BuildError("ninja stopped; the compiler's error is above")
+
+
+def information_step(output: Path):  # type: ignore[no-untyped-def]
+    """One command: the module _build_info."""
+    import pybind11
+
+    source = RECIPE.csrc / "build_info.cpp"
+    command = [RECIPE.compiler, *RECIPE.cpp_flags(), *RECIPE.information_flags(), "-DWGANGP_FAST_PYBIND"]
+    for folder in (pybind11.get_include(), sysconfig.get_path("include")):
+        command += ["-isystem", folder]
+    command += ["-shared", str(source), "-o", str(output)]
+    if sys.platform == "darwin":
+        command += ["-undefined", "dynamic_lookup"]
+    return recipes.Step(output, tuple(command), (source,))
+
+
+class BuildPython(build_py):
+    """Puts the C++ sources into wheels, for building at first use; an editable install reads ./csrc."""
+
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            return
+        source = ROOT / "csrc"
+        for path in source.rglob("*"):
+            relative = path.relative_to(source)
+            if path.suffix in SUFFIXES and relative.parts[0] != "tests":
+                target = Path(self.build_lib) / "wgangp_fast" / "_csrc" / relative
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, target)
+
+
+def find_recipe():  # type: ignore[no-untyped-def]
+    """How to build here, or None after a line that says why not."""
+    if os.environ.get("BUILD_NO_EXT"):
+        return None
+    try:
+        folder, version, torch_cuda = torch_facts()
+        compiler = recipes.find_compiler()
+        return recipes.Recipe(
+            ROOT / "csrc", folder, version, compiler, find_cuda(torch_cuda), commit=commit()
+        )
+    except recipes.BuildError as error:
+        print(
+            f"warning: wgangp_fast is installed without its native kernels: {error}. They are compiled at "
+            "first use where that is possible; `wgangp-fast doctor` tells.",
+            file=sys.stderr,
+        )
+        return None
+
+
+# Asking for metadata (egg_info, sdist) must not need a compiler, and must not warn.
+BUILDING = not {"egg_info", "dist_info", "sdist", "clean", "--version", "--name"} & set(sys.argv)
+RECIPE = find_recipe() if BUILDING else None
+
+extensions = []
+if RECIPE is not None:
+    sources = [str(path.relative_to(ROOT)) for path in RECIPE.files()]
+    extensions.append(Extension("wgangp_fast._C", sources=[], depends=sources, py_limited_api=True))
+    if importlib.util.find_spec("pybind11"):
+        extensions.append(Extension("wgangp_fast._build_info", sources=[], depends=sources))
+
+setup(
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
+    options={"bdist_wheel": {"py_limited_api": "cp310"}} if extensions else {},
+)

@@ -1,9 +1,8 @@
 // The GPU of a call: made current, its stream asked for, its launches checked. Empty without CUDA.
 #ifdef WGANGP_FAST_CUDA
 
-#include <cuda_runtime_api.h>
-
 #include "binding.h"
+#include "cuda/error.h"
 
 // Weak: a torch without CUDA lacks it, and the library, built with CUDA, must load there too.
 extern "C" [[gnu::weak]] AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -18,9 +17,8 @@ Place::Place(const Array& a) : cuda_(a.device_type == aoti_torch_device_type_cud
 }
 
 void Place::check(const char* op) const {
-  const cudaError_t error = cudaGetLastError();
-  if (error == cudaSuccess) return;
-  fail(op, "CUDA error at its launch: ", cudaGetErrorString(error), " (", cudaGetErrorName(error), ")");
+  const char* const error = cuda::last_error();
+  if (error) fail(op, "CUDA error at its launch: ", error);
 }
 
 }  // namespace wgangp_fast::binding

@@ -19,6 +19,8 @@ PACKAGE = ROOT / "wgangp_fast"
 # From bottom to top. A file may import from the layers below its own, and from its own unit (the file
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
+    ("native",),
+    ("native",),
     ("backend", "checks", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
@@ -30,7 +32,7 @@ LAYERS = (
     ("models", "data"),
     ("explain",),
     ("bench", "train"),
-    ("experiments",),
+    ("experiments", "doctor"),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -23,6 +23,7 @@ COMMANDS = {
     "train": Command("wgangp_fast.train.cli", "train a generator and a critic"),
     "demo": Command("wgangp_fast.experiments.demo", "agreement, speed, digits and toys in five minutes"),
     "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
+    "doctor": Command("wgangp_fast.doctor", "what is installed, what can run here, and what to do where not"),
     "explain": Command("wgangp_fast.explain", "show what runs for a critic, and why"),
 }
 

@@ -1,0 +1,317 @@
+"""How the native library is compiled: compilers, flags, sources, and the commands in order.
+
+``setup.py`` (ahead of time) and :mod:`.cache` (at first use) share it. The standard library alone:
+``setup.py`` loads this file by its path, before the package or even torch can be imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+TARGET = 0x020B000000000000  # torch 2.11: the oldest whose stable ABI has what the binding calls
+TARGET_TEXT = "2.11"
+DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0+PTX")
+
+STANDARD = "-std=c++20"
+# No -ffast-math: NaN and infinity must come out as torch's do.
+COMMON = (STANDARD, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+WARNINGS = ("-Wall", "-Wextra")
+CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "baseline": (),
+    "avx2": ("-mavx2", "-mfma", "-mf16c"),
+    "avx512": (
+        *("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
+        *("-mavx2", "-mfma", "-mf16c", "-mprefer-vector-width=512"),
+    ),
+}
+
+
+class BuildError(RuntimeError):
+    """The native library cannot be built here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """A CUDA compiler and what it compiles for (``"9.0"``, ``"12.0+PTX"``)."""
+
+    nvcc: str
+    architectures: tuple[str, ...]
+
+    def flags(self) -> list[str]:
+        """``-gencode`` for each architecture, with PTX where it is asked for."""
+        flags = []
+        for entry in self.architectures:
+            number, _, ptx = entry.partition("+")
+            name = number.replace(".", "")
+            flags.append(f"-gencode=arch=compute_{name},code=sm_{name}")
+            if ptx:
+                flags.append(f"-gencode=arch=compute_{name},code=compute_{name}")
+        return flags
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command and the file that it makes."""
+
+    output: Path
+    command: tuple[str, ...]
+    inputs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what the library is."""
+
+    csrc: Path
+    torch: Path  # the folder of the torch package: its headers and libraries
+    torch_version: str
+    compiler: str
+    cuda: Cuda | None = None
+    optimize: str = "-O3"
+    commit: str = ""
+
+    def capabilities(self) -> Mapping[str, tuple[str, ...]]:
+        """Instruction sets that the CPU kernels are compiled for, with their flags."""
+        x86 = platform.machine().lower() in ("x86_64", "amd64")
+        return CAPABILITIES if x86 else {"baseline": ()}
+
+    def files(self) -> list[Path]:
+        """Every source that counts, headers too, in a fixed order."""
+        suffixes = {".cpp", ".cu", ".h", ".cuh"}
+        found = (path for path in self.csrc.rglob("*") if path.suffix in suffixes)
+        return sorted(path for path in found if path.relative_to(self.csrc).parts[0] != "tests")
+
+    def source_hash(self) -> str:
+        """Of the sources alone: what a library was made from."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            digest.update(f"{path.relative_to(self.csrc).as_posix()}\n".encode())
+            digest.update(path.read_bytes())
+        return digest.hexdigest()[:16]
+
+    def key(self) -> str:
+        """Of everything that decides the outcome: sources, flags, compilers, torch, CUDA, machine."""
+        folder = Path("build")
+        steps = [*self.compile_steps(folder), self.link_step(folder, folder / "out")]
+        parts = [
+            self.source_hash(),
+            *(shlex.join(step.command) for step in steps),
+            compiler_version(self.compiler),
+            compiler_version(self.cuda.nvcc) if self.cuda else "no CUDA",
+            self.torch_version,
+            platform.machine(),
+            sys.platform,
+        ]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+    def information(self) -> dict[str, str]:
+        """What the built library says about itself: macros of build_info.cpp, texts."""
+        return {
+            "COMPILER": compiler_version(self.compiler),
+            "CAPABILITIES": " ".join(self.capabilities()),
+            "CUDA": compiler_version(self.cuda.nvcc) if self.cuda else "",
+            "ARCHITECTURES": " ".join(self.cuda.architectures) if self.cuda else "",
+            "TORCH_TARGET": TARGET_TEXT,
+            "TORCH_BUILT_WITH": self.torch_version,
+            "SOURCES": self.source_hash(),
+            "COMMIT": self.commit,
+        }
+
+    def _definitions(self) -> list[str]:
+        flags = []
+        if self.cuda:
+            flags.append("-DWGANGP_FAST_CUDA")
+            if (self.csrc / "cuda" / "mlp_penalty_cuda.cu").exists():
+                flags.append("-DWGANGP_FAST_MLP")
+        return flags
+
+    def information_flags(self) -> list[str]:
+        return [f'-DWGANGP_FAST_INFO_{name}="{text}"' for name, text in self.information().items()]
+
+    def cpp_flags(self) -> list[str]:
+        """For any C++ file of the project, without torch."""
+        return [self.optimize, *COMMON, *WARNINGS, "-fPIC", "-fvisibility=hidden", f"-I{self.csrc}"]
+
+    def compile_steps(self, folder: Path) -> list[Step]:
+        """Object files in ``folder``. The slow ones first: they decide when the last one ends."""
+        steps = []
+        if self.cuda:
+            host = ",".join([*WARNINGS, "-fPIC", "-fvisibility=hidden"])
+            command = [self.cuda.nvcc, "-O3", STANDARD, f"-Xcompiler={host}", *self.cuda.flags()]
+            command += [f"-I{self.csrc}", *self._definitions()]
+            if self.compiler:
+                command += ["-ccbin", self.compiler]
+            for source in sorted((self.csrc / "cuda").glob("*.cu")):
+                steps.append(self._compile(command, source, folder / f"{source.stem}.o"))
+        base = [self.compiler, *self.cpp_flags()]
+        for source in sorted((self.csrc / "cpu").glob("*.cpp")):
+            if not source.stem.endswith("_cpu"):
+                steps.append(self._compile(base, source, folder / f"{source.stem}.o"))
+                continue
+            for capability, flags in self.capabilities().items():
+                command = [*base, *flags, f"-DWGANGP_FAST_CAPABILITY={capability}"]
+                steps.append(self._compile(command, source, folder / f"{source.stem}.{capability}.o"))
+        binding = [*base, *self._definitions(), f"-DTORCH_TARGET_VERSION=0x{TARGET:016x}"]
+        binding += ["-isystem", str(self.torch / "include")]
+        for source in sorted(self.csrc.glob("ops*.cpp")):
+            steps.append(self._compile(binding, source, folder / f"{source.stem}.o"))
+        about = self.csrc / "build_info.cpp"
+        if about.exists():
+            steps.append(self._compile([*base, *self.information_flags()], about, folder / "build_info.o"))
+        return steps
+
+    def _compile(self, command: Sequence[str], source: Path, output: Path) -> Step:
+        depend = ["-MMD", "-MF", f"{output}.d"]
+        return Step(output, (*command, *depend, "-c", str(source), "-o", str(output)), (source,))
+
+    def link_step(self, folder: Path, output: Path) -> Step:
+        """The shared library ``output`` from the objects in ``folder``."""
+        objects = tuple(step.output for step in self.compile_steps(folder))
+        command = [self.compiler, "-shared", *map(str, objects), "-o", str(output)]
+        if sys.platform == "darwin":
+            command += ["-undefined", "dynamic_lookup"]
+        else:
+            # libtorch is named though nothing refers to it: through it a torch with CUDA brings its CUDA
+            # functions into scope. -z defs: a kernel that is missing is found now, not at loading.
+            command += ["-Wl,-z,defs", f"-L{self.torch / 'lib'}", "-Wl,--no-as-needed"]
+            command += ["-ltorch", "-ltorch_cpu", "-lc10", "-Wl,--as-needed"]
+            if self.cuda:
+                command += [f"-L{cuda_home(self.cuda.nvcc) / 'lib64'}", "-lcudart_static", "-lrt", "-ldl"]
+            command += ["-lpthread"]
+        return Step(output, tuple(command), objects)
+
+
+def run_text(command: Sequence[str]) -> str:
+    """Both outputs of a command; empty where it cannot run."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout + done.stderr
+
+
+@lru_cache
+def cuda_home(nvcc: str) -> Path:
+    """The toolkit's folder; an nvcc on the path may be a script that calls the real one, so it is asked."""
+    output = run_text([nvcc, "-v", "-E", "-x", "cu", os.devnull])
+    found = re.search(r"^#\$ TOP=(.+)$", output, re.MULTILINE)
+    return Path(found[1]).resolve() if found else Path(nvcc).resolve().parent.parent
+
+
+@lru_cache
+def compiler_version(program: str) -> str:
+    """The line of ``program --version`` that names a version."""
+    lines = [line.strip() for line in run_text([program, "--version"]).splitlines() if line.strip()]
+    if "nvcc" in Path(program).name:
+        lines = [line for line in lines if "release" in line]
+    return lines[0].replace('"', "'") if lines else ""
+
+
+def find_compiler(environment: Mapping[str, str] = os.environ) -> str:
+    """The C++ compiler: ``CXX``, else the first of c++, g++, clang++ on the path.
+
+    Raises:
+        BuildError: there is none.
+    """
+    asked = environment.get("CXX")
+    for name in [asked] if asked else ["c++", "g++", "clang++"]:
+        found = shutil.which(name)
+        if found:
+            return found
+    tried = f"CXX={asked} is not a program" if asked else "no c++, g++ or clang++ on the path"
+    raise BuildError(f"there is no C++ compiler: {tried}")
+
+
+def find_nvcc(environment: Mapping[str, str] = os.environ) -> str | None:
+    """nvcc: from ``CUDA_HOME`` or ``CUDA_PATH``, else the path, else /usr/local/cuda."""
+    for variable in ("CUDA_HOME", "CUDA_PATH"):
+        home = environment.get(variable)
+        if home:
+            return shutil.which(str(Path(home) / "bin" / "nvcc"))
+    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+
+
+def architectures(nvcc: str, asked: str = "") -> tuple[str, ...]:
+    """``TORCH_CUDA_ARCH_LIST``'s entries, or the default ones that this nvcc knows.
+
+    Raises:
+        BuildError: an entry that is not a number like 9.0, 9.0a or 9.0+PTX.
+    """
+    entries = [entry for entry in re.split(r"[;,\s]+", asked) if entry]
+    for entry in entries:
+        if not re.fullmatch(r"\d+\.\d[a-z]?(\+PTX)?", entry):
+            raise BuildError(f"TORCH_CUDA_ARCH_LIST must hold entries like 9.0 or 9.0+PTX; got {entry!r}")
+    if entries:
+        return tuple(entries)
+    known = set(re.findall(r"compute_(\d+)", run_text([nvcc, "--list-gpu-arch"])))
+    chosen = [e for e in DEFAULT_ARCHITECTURES if e.split("+")[0].replace(".", "") in known]
+    if chosen and not chosen[-1].endswith("+PTX"):
+        chosen[-1] += "+PTX"  # newer devices than this nvcc knows run from the last one's PTX
+    return tuple(chosen)
+
+
+def jobs(environment: Mapping[str, str] = os.environ) -> int:
+    """How many compilers run at once: ``MAX_JOBS``, else one a processor."""
+    asked = environment.get("MAX_JOBS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else os.cpu_count() or 1
+
+
+def run_step(step: Step) -> None:
+    """Run one command.
+
+    Raises:
+        BuildError: it failed; the message has the command and what it said.
+    """
+    done = subprocess.run(step.command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip()[-4000:]
+        raise BuildError(f"{shlex.join(step.command)}\nended with {done.returncode}:\n{said}")
+    if done.stderr.strip():
+        print(done.stderr.strip(), file=sys.stderr)
+
+
+def run_steps(steps: Sequence[Step]) -> None:
+    """Run compile steps in parallel, then the last step, which needs them; nothing but the compilers."""
+    *compiles, last = steps
+    with ThreadPoolExecutor(jobs()) as pool:
+        futures = [pool.submit(run_step, step) for step in compiles]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    run_step(last)
+
+
+def ninja_text(steps: Sequence[Step]) -> str:
+    """A build.ninja of these steps; compile steps leave dependency files, so that a rerun does little."""
+
+    def escaped(path: Path) -> str:
+        return str(path).replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    lines = ["ninja_required_version = 1.3", "rule run", "  command = $cmd", "  description = $out"]
+    lines += [
+        "rule compile",
+        "  command = $cmd",
+        "  description = $out",
+        "  depfile = $out.d",
+        "  deps = gcc",
+    ]
+    for step in steps:
+        rule = "compile" if "-MMD" in step.command else "run"
+        lines.append(f"build {escaped(step.output)}: {rule} {' '.join(map(escaped, step.inputs))}")
+        lines.append("  cmd = " + shlex.join(step.command).replace("$", "$$"))
+    return "\n".join(lines) + "\n"
