@@ -20,7 +20,6 @@ PACKAGE = ROOT / "wgangp_fast"
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
     ("native",),
-    ("native",),
     ("backend", "checks", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
