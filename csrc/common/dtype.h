@@ -11,12 +11,12 @@
 
 WGANGP_FAST_COMMON_BEGIN
 
-struct Half {
-  uint16_t bits;
-};
-struct BFloat16 {
-  uint16_t bits;
-};
+// Enumerations and not structs, which g++ 12 does not load into vectors.
+enum class Half : uint16_t {};
+enum class BFloat16 : uint16_t {};
+
+WGANGP_FAST_HD inline uint32_t bits_of(Half value) { return static_cast<uint32_t>(value); }
+WGANGP_FAST_HD inline uint32_t bits_of(BFloat16 value) { return static_cast<uint32_t>(value); }
 
 WGANGP_FAST_HD inline uint32_t bits_of(float value) {
 #ifdef __CUDA_ARCH__
@@ -39,17 +39,15 @@ WGANGP_FAST_HD inline float float_of(uint32_t bits) {
 }
 
 WGANGP_FAST_HD inline float to_acc(Half value) {
-  const uint32_t magnitude = static_cast<uint32_t>(value.bits & 0x7fffu) << 13;
+  const uint32_t magnitude = (bits_of(value) & 0x7fffu) << 13;
   // 2^112 moves the exponent from bias 15 to 127, and makes subnormal halves normal.
   const uint32_t finite = bits_of(float_of(magnitude) * 0x1p112f);
   const uint32_t special = magnitude | 0x7f800000u;
   const uint32_t unsigned_bits = magnitude >= 0x0f800000u ? special : finite;
-  return float_of(unsigned_bits | (static_cast<uint32_t>(value.bits & 0x8000u) << 16));
+  return float_of(unsigned_bits | ((bits_of(value) & 0x8000u) << 16));
 }
 
-WGANGP_FAST_HD inline float to_acc(BFloat16 value) {
-  return float_of(static_cast<uint32_t>(value.bits) << 16);
-}
+WGANGP_FAST_HD inline float to_acc(BFloat16 value) { return float_of(bits_of(value) << 16); }
 WGANGP_FAST_HD inline float to_acc(float value) { return value; }
 WGANGP_FAST_HD inline double to_acc(double value) { return value; }
 
@@ -67,7 +65,7 @@ struct Round<Half> {
     const uint32_t overflow = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
     const uint32_t finite = magnitude < 0x38800000u ? subnormal : normal;
     const uint32_t rounded = magnitude >= 0x47800000u ? overflow : finite;
-    return {static_cast<uint16_t>(rounded | ((bits >> 16) & 0x8000u))};
+    return static_cast<Half>(rounded | ((bits >> 16) & 0x8000u));
   }
 };
 
@@ -77,7 +75,7 @@ struct Round<BFloat16> {
     const uint32_t bits = bits_of(value);
     const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const uint32_t nan = (bits >> 16) | 0x40u;
-    return {static_cast<uint16_t>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded)};
+    return static_cast<BFloat16>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
   }
 };
 

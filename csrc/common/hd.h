@@ -5,6 +5,8 @@
 #ifndef WGANGP_FAST_HD
 #if defined(__CUDACC__) || (defined(__host__) && defined(__device__))
 #define WGANGP_FAST_HD __host__ __device__
+#elif defined(__GNUC__)
+#define WGANGP_FAST_HD __attribute__((always_inline))  // a call in a loop would keep it from vector code
 #else
 #define WGANGP_FAST_HD
 #endif
