@@ -106,11 +106,8 @@ class Recipe:
         folder = Path("build")
         steps = [*self.compile_steps(folder), self.link_step(folder, folder / "out")]
         parts = [
-            self.source_hash(),
+            *self.information().values(),
             *(shlex.join(step.command) for step in steps),
-            compiler_version(self.compiler),
-            compiler_version(self.cuda.nvcc) if self.cuda else "no CUDA",
-            self.torch_version,
             platform.machine(),
             sys.platform,
         ]
