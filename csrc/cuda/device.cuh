@@ -12,6 +12,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #define WGANGP_FAST_SHARED(type, name, count) __shared__ type name[count]
+// Aligned for double.
+#define WGANGP_FAST_DYNAMIC_SHARED(name)     \
+  extern __shared__ double name##_doubles[]; \
+  unsigned char* const name = reinterpret_cast<unsigned char*>(name##_doubles)
 #define WGANGP_FAST_UNROLL _Pragma("unroll")
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 #define WGANGP_FAST_CLUSTER_SYNC() (__cluster_barrier_arrive(), __cluster_barrier_wait())
@@ -53,26 +57,33 @@ void launch(void (*kernel)(Parameters...), int64_t blocks, int threads, void* st
 #endif
 }
 
-// The same with clusters of `cluster` blocks, which `blocks` is a multiple of.
+// What a launch may want besides: clusters of so many blocks (a divisor of their number), bytes of dynamic
+// shared memory.
+struct Extra {
+  unsigned cluster = 1;
+  size_t dynamic = 0;
+};
+
 template <class... Parameters, class... Arguments>
-void launch_clusters(void (*kernel)(Parameters...), int64_t blocks, int threads, unsigned cluster,
-                     void* stream, const Arguments&... arguments) {
-  if (cluster == 1) return launch(kernel, blocks, threads, stream, arguments...);
+void launch_with(Extra extra, void (*kernel)(Parameters...), int64_t blocks, int threads, void* stream,
+                 const Arguments&... arguments) {
 #ifdef __CUDACC__
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim.x = cluster;
+  attribute.val.clusterDim.x = extra.cluster;
   attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = extra.dynamic;
   config.stream = static_cast<cudaStream_t>(stream);
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = extra.cluster > 1 ? 1 : 0;  // older devices refuse the attribute itself
   static_cast<void>(cudaLaunchKernelEx(&config, kernel, arguments...));
 #else
+  static_cast<void>(stream);
   emulation::machine.launch(dim3(static_cast<unsigned>(blocks)), dim3(static_cast<unsigned>(threads)),
-                            cluster, 0, [&] { kernel(arguments...); });
+                            extra.cluster, extra.dynamic, [&] { kernel(arguments...); });
 #endif
 }
 
@@ -116,7 +127,7 @@ __device__ inline T* cluster_peer(T* own, unsigned rank) {
 // The hardware converts in one instruction; common::to_acc and Round are the same function in integers.
 __device__ __forceinline__ float widened(Half value) {
 #ifdef __CUDA_ARCH__
-  return __half2float(__ushort_as_half(value.bits));
+  return __half2float(__ushort_as_half(static_cast<unsigned short>(value)));
 #else
   return common::to_acc(value);
 #endif
@@ -132,11 +143,11 @@ __device__ __forceinline__ T rounded(Acc<T> value) {
 #ifdef __CUDA_ARCH__
 template <>
 __device__ __forceinline__ Half rounded<Half>(float value) {
-  return {__half_as_ushort(__float2half_rn(value))};
+  return static_cast<Half>(__half_as_ushort(__float2half_rn(value)));
 }
 template <>
 __device__ __forceinline__ BFloat16 rounded<BFloat16>(float value) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  return static_cast<BFloat16>(__bfloat16_as_ushort(__float2bfloat16_rn(value)));
 }
 #endif
 
@@ -183,6 +194,15 @@ __device__ __forceinline__ void store(T* array, const Values<T, W>& values, int6
     for (int j = 0; j < W; ++j)
       if (first + j < count) array[first + j] = rounded<T>(values.at[j]);
   }
+}
+
+template <int W, class T>
+__device__ __forceinline__ Values<T, W> load_pack(const T* aligned_elements) {
+  return load<W>(aligned_elements, 0, W, W);
+}
+template <int W, class T>
+__device__ __forceinline__ void store_pack(T* aligned_elements, const Values<T, W>& values) {
+  store(aligned_elements, values, 0, W, W);
 }
 
 // Whether every pointer (null ones too) can be read 16 bytes at a time.
