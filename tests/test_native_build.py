@@ -245,7 +245,7 @@ def test_arch_list(asked: str, flags: list[str]) -> None:
 
 
 def test_arch_list_that_is_none() -> None:
-    with pytest.raises(recipe.BuildError, match="must hold entries like .* got 'Hopper'"):
+    with pytest.raises(recipe.BuildError, match=r"must hold entries like .* got 'Hopper'"):
         recipe.architectures("nvcc", "Hopper")
 
 
