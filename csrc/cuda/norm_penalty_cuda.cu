@@ -15,7 +15,7 @@ constexpr int kWarps = kThreads / 32;
 constexpr int64_t kSmall = 1024;      // elements that lanes of one warp add up without chunks
 constexpr int64_t kChunk = 4096;      // elements: 64 bytes of float32 a thread, all in flight at once
 constexpr int64_t kMaxChunks = 2048;  // of a sample; more would make the second launch slow
-constexpr int64_t kMaxSampleBlocks = 2048;
+constexpr int64_t kMaxSampleBlocks = 1024;
 constexpr int64_t kOneBlock = 1024;  // lanes of work that one block does by itself
 
 int64_t chunk_size(int64_t k) { return kChunk * ceil_div(k, kChunk * kMaxChunks); }

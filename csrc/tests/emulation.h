@@ -10,6 +10,8 @@
 // 0xff, which is NaN in every type: reading it unwritten shows.
 #pragma once
 
+#define WGANGP_FAST_EMULATED
+
 #include <ucontext.h>
 
 #include <algorithm>
