@@ -5,84 +5,13 @@
 // Where there are fewer tiles than multiprocessors, the blocks of a cluster share a tile: each makes its
 // share of every layer's columns, and the cluster meets between the layers. Devices without clusters run one
 // block a tile. Sums have one order for one n, whatever the device does: equal inputs give equal bits.
-#include "common/functions.h"
 #include "common/philox.h"
 #include "cuda/mlp_tile.cuh"
 
 namespace wgangp_fast::cuda {
 namespace {
 
-using mlp::product;
-
-// Which row of the tile, of this block, of all.
-struct Tile {
-  unsigned part, parts;
-  int64_t first, rows;
-
-  __device__ __forceinline__ bool holds(int row) const { return first + row < rows; }
-};
-
-template <class S>
-__device__ __forceinline__ Tile tile_of(unsigned parts, int64_t rows) {
-  return {parts > 1 ? cluster_rank() : 0, parts, int64_t{blockIdx.x / parts} * S::ROWS, rows};
-}
-
-// Element (row, column) of a matrix of `width` columns, from its first element in the tile: 32 bits save
-// registers, and a tile has at most 64 rows.
-__device__ __forceinline__ unsigned inside(int row, int width, int column) {
-  return static_cast<unsigned>(row * width + column);
-}
-
-// Afterwards every block of the tile sees what the others wrote.
-__device__ __forceinline__ void meet(unsigned parts) {
-  if (parts > 1) {
-    __threadfence();
-    WGANGP_FAST_CLUSTER_SYNC();
-  } else {
-    __syncthreads();
-  }
-}
-
-// The critic as a kernel reads it; elements of type T.
-struct Critic {
-  Mlp mlp;
-  int offset[kMaxMlpLayers];  // of a hidden layer's columns in [R, S]; S behind the last one
-  int32_t hidden;
-
-  explicit Critic(const Mlp& from) : mlp(from), offset{}, hidden(from.layers - 1) {
-    for (int32_t l = 0; l < hidden; ++l) offset[l + 1] = offset[l] + static_cast<int>(mlp.widths[l + 1]);
-  }
-  __device__ __forceinline__ int columns() const { return offset[hidden]; }
-  __device__ __forceinline__ int width(int layer) const { return static_cast<int>(mlp.widths[layer]); }
-
-  template <class T>
-  __device__ __forceinline__ const T* weight(int layer) const {
-    return static_cast<const T*>(mlp.weights[layer]);
-  }
-  template <class T>
-  __device__ __forceinline__ float masked(float value, int layer, const Tile& tile, int row,
-                                          int column) const {
-    const T* const mask = static_cast<const T*>(mlp.masks[layer]);
-    if (!mask) return value;
-    return value * widened(mask[tile.first * width(layer + 1) + inside(row, width(layer + 1), column)]);
-  }
-  __device__ __forceinline__ float activation(float u) const {
-    if (mlp.act == 1) return u <= 0.0f ? 0.0f : u;  // NaN stays
-    if (mlp.act == 2) return u > 0.0f ? u : u * static_cast<float>(mlp.negative_slope);
-    return mlp.act == 3 ? common::hyperbolic_tangent(u) : u;
-  }
-  // value*f'(u), from y = f(u)
-  __device__ __forceinline__ float sloped(float value, float y) const {
-    if (mlp.act == 1) return y > 0.0f ? value : 0.0f;
-    if (mlp.act == 2) return y > 0.0f ? value : value * static_cast<float>(mlp.negative_slope);
-    return mlp.act == 3 ? value * (1.0f - y * y) : value;
-  }
-};
-
-template <class T>
-__device__ __forceinline__ T put(T* at, float value) {
-  return *at = rounded<T>(value);
-}
+using namespace mlp;
 
 struct Forward {
   Critic critic;
@@ -148,21 +77,19 @@ __device__ void add_penalties(const Forward& p, int64_t rows) {
 
 template <class T, class S>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Forward p) {
-  WGANGP_FAST_SHARED(mlp::Quad, row_quads, S::ROW_QUADS);
-  WGANGP_FAST_SHARED(mlp::Quad, col_quads, S::COL_QUADS);
-  const mlp::Chunk chunk{row_quads, col_quads};
+  WGANGP_FAST_SHARED(Quad, row_quads, S::ROW_QUADS);
+  WGANGP_FAST_SHARED(Quad, col_quads, S::COL_QUADS);
+  const Chunk chunk{row_quads, col_quads};
   WGANGP_FAST_SHARED(float, alphas, S::ROWS);
   const Critic& critic = p.critic;
   const Tile tile = tile_of<S>(p.parts, critic.mlp.rows);
   const int width = critic.width(0), columns = critic.columns();
-  const T *const real = static_cast<const T*>(p.real) + tile.first * width, *const fake =
-                                                                                static_cast<const T*>(
-                                                                                    p.fake) +
-                                                                                tile.first * width;
-  T *const x = static_cast<T*>(p.x) + tile.first * width, *const gradient = static_cast<T*>(p.gradient) +
-                                                                            tile.first * width;
-  T *const h = static_cast<T*>(p.h) + tile.first * columns, *const g =
-                                                                static_cast<T*>(p.g) + tile.first * columns;
+  const T* const real = static_cast<const T*>(p.real) + tile.first * width;
+  const T* const fake = static_cast<const T*>(p.fake) + tile.first * width;
+  T* const x = static_cast<T*>(p.x) + tile.first * width;
+  T* const gradient = static_cast<T*>(p.gradient) + tile.first * width;
+  T* const h = static_cast<T*>(p.h) + tile.first * columns;
+  T* const g = static_cast<T*>(p.g) + tile.first * columns;
 
   const int own = static_cast<int>(threadIdx.x);
   if (own < S::ROWS && tile.holds(own)) {
@@ -251,20 +178,17 @@ struct Backward {
 
 template <class T, class S>
 __global__ void __launch_bounds__(kThreads) backward_kernel(Backward p) {
-  WGANGP_FAST_SHARED(mlp::Quad, row_quads, S::ROW_QUADS);
-  WGANGP_FAST_SHARED(mlp::Quad, col_quads, S::COL_QUADS);
-  const mlp::Chunk chunk{row_quads, col_quads};
+  WGANGP_FAST_SHARED(Quad, row_quads, S::ROW_QUADS);
+  WGANGP_FAST_SHARED(Quad, col_quads, S::COL_QUADS);
+  const Chunk chunk{row_quads, col_quads};
   const Critic& critic = p.critic;
   const Tile tile = tile_of<S>(p.parts, critic.mlp.rows);
   const int width = critic.width(0), columns = critic.columns(), wide = width + columns;
-  const T *const gradient = static_cast<const T*>(p.gradient) + tile.first * width, *const h =
-                                                                                        static_cast<const T*>(
-                                                                                            p.h) +
-                                                                                        tile.first * columns;
+  const T* const gradient = static_cast<const T*>(p.gradient) + tile.first * width;
+  const T* const h = static_cast<const T*>(p.h) + tile.first * columns;
   const T* const g = static_cast<const T*>(p.g) + tile.first * columns;
-  T *const t = static_cast<T*>(p.t) + tile.first * wide, *const c =
-                                                             p.c ? static_cast<T*>(p.c) + tile.first * columns
-                                                                 : nullptr;
+  T* const t = static_cast<T*>(p.t) + tile.first * wide;
+  T* const c = p.c ? static_cast<T*>(p.c) + tile.first * columns : nullptr;
 
   const auto seed = [&](int row, int k, bool first) {
     if (!tile.holds(row)) return 0.0f;
@@ -345,9 +269,9 @@ void with_shape(int64_t rows, const Visitor& visitor) {
     while (parts < most && tiles * parts * 2 <= wanted) parts *= 2;
     visitor(shape, tiles * parts, parts);
   };
-  if (ceil_div(rows, mlp::Large::ROWS) * most >= wanted) return visit(mlp::Large{});
-  if (ceil_div(rows, mlp::Medium::ROWS) * most >= wanted) return visit(mlp::Medium{});
-  visit(mlp::Small{});
+  if (ceil_div(rows, Large::ROWS) * most >= wanted) return visit(Large{});
+  if (ceil_div(rows, Medium::ROWS) * most >= wanted) return visit(Medium{});
+  visit(Small{});
 }
 
 template <class Visitor>

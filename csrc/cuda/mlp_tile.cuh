@@ -1,12 +1,83 @@
-// Products of a tile of rows with a layer's weights, for mlp_penalty.
+// What the kernels of mlp_penalty share: the critic, a tile of rows, and its products with the weights.
 //
 // A block makes [ROWS, COLS] outputs at a time. Its threads form GROUPS groups, which share the outputs and
 // split the depth: with few rows there is too little work in a tile to keep every thread busy otherwise.
 #pragma once
 
+#include "common/functions.h"
 #include "cuda/device.cuh"
 
 namespace wgangp_fast::cuda::mlp {
+
+// Which row of the tile, of this block, of all.
+struct Tile {
+  unsigned part, parts;
+  int64_t first, rows;
+
+  __device__ __forceinline__ bool holds(int row) const { return first + row < rows; }
+};
+
+template <class S>
+__device__ __forceinline__ Tile tile_of(unsigned parts, int64_t rows) {
+  return {parts > 1 ? cluster_rank() : 0, parts, int64_t{blockIdx.x / parts} * S::ROWS, rows};
+}
+
+// Element (row, column) of a matrix of `width` columns, from its first element in the tile: 32 bits save
+// registers, and a tile has at most 64 rows.
+__device__ __forceinline__ unsigned inside(int row, int width, int column) {
+  return static_cast<unsigned>(row * width + column);
+}
+
+// Afterwards every block of the tile sees what the others wrote.
+__device__ __forceinline__ void meet(unsigned parts) {
+  if (parts > 1) {
+    __threadfence();
+    WGANGP_FAST_CLUSTER_SYNC();
+  } else {
+    __syncthreads();
+  }
+}
+
+// The critic as a kernel reads it; elements of type T.
+struct Critic {
+  Mlp mlp;
+  int offset[kMaxMlpLayers];  // of a hidden layer's columns in [R, S]; S behind the last one
+  int32_t hidden;
+
+  explicit Critic(const Mlp& from) : mlp(from), offset{}, hidden(from.layers - 1) {
+    for (int32_t l = 0; l < hidden; ++l) offset[l + 1] = offset[l] + static_cast<int>(mlp.widths[l + 1]);
+  }
+  __device__ __forceinline__ int columns() const { return offset[hidden]; }
+  __device__ __forceinline__ int width(int layer) const { return static_cast<int>(mlp.widths[layer]); }
+
+  template <class T>
+  __device__ __forceinline__ const T* weight(int layer) const {
+    return static_cast<const T*>(mlp.weights[layer]);
+  }
+  template <class T>
+  __device__ __forceinline__ float masked(float value, int layer, const Tile& tile, int row,
+                                          int column) const {
+    const T* const mask = static_cast<const T*>(mlp.masks[layer]);
+    if (!mask) return value;
+    return value * widened(mask[tile.first * width(layer + 1) + inside(row, width(layer + 1), column)]);
+  }
+  __device__ __forceinline__ float activation(float u) const {
+    if (mlp.act == 1) return u <= 0.0f ? 0.0f : u;  // NaN stays
+    if (mlp.act == 2) return u > 0.0f ? u : u * static_cast<float>(mlp.negative_slope);
+    return mlp.act == 3 ? common::hyperbolic_tangent(u) : u;
+  }
+  // value*f'(u), from y = f(u)
+  __device__ __forceinline__ float sloped(float value, float y) const {
+    if (mlp.act == 1) return y > 0.0f ? value : 0.0f;
+    if (mlp.act == 2) return y > 0.0f ? value : value * static_cast<float>(mlp.negative_slope);
+    return mlp.act == 3 ? value * (1.0f - y * y) : value;
+  }
+};
+
+template <class T>
+__device__ __forceinline__ T put(T* at, float value) {
+  return *at = rounded<T>(value);
+}
 
 template <int ROWS_, int COLS_, int GROUPS_, int TALL_, int BROAD_>
 struct Shape {
