@@ -133,7 +133,7 @@ class Machine {
     for (auto& array : arrays)
       if (array.key == key) return array.bytes.get();
     used_[static_cast<size_t>(current_->rank)] += bytes;
-    overfull_ = overfull_ || used_[static_cast<size_t>(current_->rank)] + dynamic_ > kSharedLimit;
+    overfull_ = overfull_ || used_[static_cast<size_t>(current_->rank)] > kSharedLimit;
     arrays.push_back({key, std::make_unique<unsigned char[]>(bytes)});
     std::memset(arrays.back().bytes.get(), 0xff, bytes);
     return arrays.back().bytes.get();
