@@ -90,7 +90,9 @@ class BuildNative(build_ext):
     """Builds the extensions with the recipe's commands instead of distutils' own."""
 
     def build_extension(self, ext: Extension) -> None:
-        folder = Path(self.build_temp).resolve() / ext.name
+        # Not build_temp, which an editable install makes anew: what is compiled stays for the next time.
+        tag = f"temp.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        folder = ROOT / "build" / tag / ext.name
         folder.mkdir(parents=True, exist_ok=True)
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)

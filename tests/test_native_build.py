@@ -111,11 +111,15 @@ def test_two_processes_build_once(
     calls = (tmp_path / "calls.txt").read_text().count("call")
     assert calls == 2  # one file compiled, one link
     assert output_of(program, environment)[0].strip() == "cached build"
-    (folder,) = (tmp_path / "cache").iterdir()
+    (folder,) = (path.parent for path in (tmp_path / "cache").glob("*/_C.so"))
     assert sorted(path.name for path in folder.iterdir()) == ["_C.so", "lock"]
     (small / "more.h").write_text("// another source")
     looked = output_of(elsewhere(small) + "print(native.status().reason)", environment)[0]
     assert "not built yet" in looked
+    (small / "more.h").unlink()
+    (small / "ops_more.cpp").write_text("int more() { return 1; }")
+    assert output_of(program, environment)[0].strip() == "built now"
+    calls += 2  # the new file, and a link: the object of the old one was kept
     assert (tmp_path / "calls.txt").read_text().count("call") == calls
 
 

@@ -1,7 +1,8 @@
 """The library built at first use, once a machine: a folder for each key, safe with many processes.
 
-``CACHE/KEY/_C.so`` is the library, ``CACHE/KEY/failed.txt`` what a build that failed said: it is not tried
-again until the sources, the compiler or torch change (another key) or that file is removed.
+``CACHE/KEY/_C.so`` is the library; its object files wait in ``CACHE/objects`` for the next one, which
+shares most of them where one source changed. ``CACHE/KEY/failed.txt`` is what a build that failed said: it
+is not tried again until the sources, the compiler or torch change (another key) or that file is removed.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .recipe import BuildError, Recipe, run_steps
+from .recipe import BuildError, Recipe, Step, run_step, run_steps
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:
@@ -49,6 +51,32 @@ def remembered_failure(recipe: Recipe, cache: Path) -> str | None:
     return f"{failed.read_text()}\n(from an earlier attempt; remove {failed} to try again)"
 
 
+def _run_or_reuse(recipe: Recipe, step: Step, objects: Path) -> None:
+    """Take the object file that an earlier build left, or compile it and leave it."""
+    if step.output.suffix != ".o":
+        run_step(step)
+        return
+    objects.mkdir(exist_ok=True)
+    kept = objects / f"{step.output.stem}-{recipe.step_key(step)}.o"
+    if kept.exists():
+        os.utime(kept)
+        shutil.copyfile(kept, step.output)
+        return
+    run_step(step)
+    beside = step.output.with_suffix(".keep")
+    shutil.copyfile(step.output, beside)
+    os.replace(beside, kept)
+
+
+def _sweep(objects: Path, days: float = 30) -> None:
+    """Remove object files that no build took for so long."""
+    old = time.time() - days * 86400
+    for path in objects.glob("*.o"):
+        with suppress(OSError):
+            if path.stat().st_mtime < old:
+                path.unlink()
+
+
 def build(recipe: Recipe, cache: Path) -> tuple[Path, bool]:
     """Return the library's path, and whether this call built it.
 
@@ -74,8 +102,12 @@ def build(recipe: Recipe, cache: Path) -> tuple[Path, bool]:
         )
         work = Path(tempfile.mkdtemp(prefix="build-", dir=folder))
         try:
-            run_steps([*recipe.compile_steps(work), recipe.link_step(work, work / "_C.so")])
+            run_steps(
+                [*recipe.compile_steps(work), recipe.link_step(work, work / "_C.so")],
+                lambda step: _run_or_reuse(recipe, step, cache / "objects"),
+            )
             os.replace(work / "_C.so", library)
+            _sweep(cache / "objects")
         except BuildError as error:
             failed.write_text(str(error))
             raise

@@ -14,7 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -125,6 +125,17 @@ class Recipe:
             "SOURCES": self.source_hash(),
             "COMMIT": self.commit,
         }
+
+    def step_key(self, step: Step) -> str:
+        """Of what decides one object file: its source, every header, its command, the compiler."""
+        digest = hashlib.sha256()
+        for path in self.files():
+            if path.suffix in (".h", ".cuh") or path in step.inputs:
+                digest.update(path.read_bytes())
+        folder = str(step.output.parent)
+        command = [word.replace(folder, "") for word in step.command]
+        digest.update(shlex.join([*command, compiler_version(step.command[0])]).encode())
+        return digest.hexdigest()[:24]
 
     def _definitions(self) -> list[str]:
         flags = []
@@ -279,18 +290,18 @@ def run_step(step: Step) -> None:
         print(done.stderr.strip(), file=sys.stderr)
 
 
-def run_steps(steps: Sequence[Step]) -> None:
+def run_steps(steps: Sequence[Step], run: Callable[[Step], None] = run_step) -> None:
     """Run compile steps in parallel, then the last step, which needs them; nothing but the compilers."""
     *compiles, last = steps
     with ThreadPoolExecutor(jobs()) as pool:
-        futures = [pool.submit(run_step, step) for step in compiles]
+        futures = [pool.submit(run, step) for step in compiles]
         try:
             for future in futures:
                 future.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    run_step(last)
+    run(last)
 
 
 def ninja_text(steps: Sequence[Step]) -> str:
