@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .ops import norm_penalty
-
 _THIRD = (
     "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative "
     "of that gradient (a third derivative of the critic) is not available. Use impl='ref' for this call."
@@ -40,16 +38,14 @@ class Call:
     Attributes:
         plan: the plan.
         x: ``[N, ...]``, the penalty points, without history.
-        alpha: broadcasts against x; weights the real samples. None where x was given by the caller.
-        target, one_sided, reduction: of the penalty.
+        target, one_sided, reduction: of the penalty, the last as in ``ops.norm_penalty.REDUCTIONS``.
     """
 
     plan: Any
     x: Tensor
-    alpha: Tensor | None = None
     target: float = 1.0
     one_sided: bool = False
-    reduction: str = "mean"
+    reduction: int = 2
 
 
 def _saved(ctx: Any) -> list[Tensor]:
@@ -84,16 +80,12 @@ class GradientPenaltyFunction(Function):
         alpha: Tensor | None,
         *leaves: Any,
     ) -> Tensor:
-        gradient, tensors, numbers = call.plan.forward(call.x, leaves)
-        penalty, _, slope = norm_penalty(gradient, call.target, call.one_sided)
-        ctx.plan, ctx.numbers = call.plan, numbers
-        if call.reduction == "mean":
-            slope /= len(slope)
-        points = (real, fake, alpha) if call.plan.sweeps.wants_x else ()
+        plan = ctx.plan = call.plan
+        gradient, tensors, ctx.numbers = plan.forward(call.x, leaves)
+        value, _, slope = plan.kernels.norm_penalty(gradient, call.target, call.one_sided, call.reduction)
+        points = (real, fake, alpha) if plan.sweeps.wants_x else ()
         ctx.save_for_backward(gradient, slope, *points, *tensors)
-        if call.reduction == "mean":
-            return penalty.mean()
-        return penalty.sum() if call.reduction == "sum" else penalty
+        return value
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
@@ -105,19 +97,17 @@ def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     gradient, slope = saved[:2]
     points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
     del saved[: 2 + len(points)]
-    factor = slope * incoming
-    if factor.dtype != gradient.dtype:
-        factor = factor.to(gradient.dtype)
-    seed = gradient * factor.view(-1, *[1] * (gradient.dim() - 1))
+    seed = ctx.plan.kernels.penalty_seed(gradient, slope, incoming)
     del gradient
     of_x, of_leaves = _sweep34(ctx, seed, saved)
     of_real = of_fake = of_alpha = None
     if of_x is not None:
-        real, fake, alpha = points
+        real, fake, flat = points
+        alpha = flat.view(-1, *[1] * (real.dim() - 1))
         of_real = alpha * of_x if ctx.needs_input_grad[1] else None
         of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
         if ctx.needs_input_grad[3]:
-            of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape)
+            of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape).view(-1)
     return [of_real, of_fake, of_alpha, *of_leaves]
 
 

@@ -1,31 +1,36 @@
-"""Which implementation of the penalty runs: one resolver for every public function.
+"""Which implementations exist here, and which one runs: one resolver for every public function.
 
 Order of precedence: the ``impl=`` argument, then the environment variable ``WGANGP_FAST_IMPL``, then
-``"auto"``. ``auto`` may fall back to the stock path; a name that was asked for must run or raise.
+``"auto"``. ``auto`` may fall back; a name that was asked for must run or raise.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 
+from . import native
+
 NAMES = ("auto", "ref", "cpu", "cuda", "triton")
 ENVIRONMENT = "WGANGP_FAST_IMPL"
+
+#: what ``auto`` takes on a GPU where both exist, from measurements; an operation that is not named: Triton
+FASTER_ON_CUDA: dict[str, str] = {}
 
 
 class BackendError(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why and what to do."""
 
 
-def resolve(impl: str = "auto") -> str:
-    """Return ``"auto"`` (the engine, stock where the critic cannot be captured) or ``"ref"`` (stock).
+def named(impl: str = "auto") -> tuple[str, str]:
+    """``(backend, where the name came from)``: the argument, or the environment behind ``"auto"``.
 
     Raises:
-        ValueError: ``impl``, or the environment variable behind it, is not one of :data:`NAMES`.
-        BackendError: the named backend has no kernels in this installation.
+        ValueError: not one of :data:`NAMES`.
     """
     source = "impl"
     if impl == "auto":
@@ -34,12 +39,84 @@ def resolve(impl: str = "auto") -> str:
             impl, source = from_environment, ENVIRONMENT
     if impl not in NAMES:
         raise ValueError(f"{source} must be one of {', '.join(map(repr, NAMES))}; got {impl!r}")
-    if impl in ("cpu", "cuda", "triton"):
-        raise BackendError(
-            f"{source}={impl!r}: this version of wgangp_fast has no {impl} kernels yet; the sweeps run on "
-            f"torch's own operators. Use impl='auto' (fast) or impl='ref' (stock)."
-        )
+    return impl, source
+
+
+def resolve(impl: str, device: torch.device) -> str:
+    """The backend of a penalty: ``"auto"``, ``"ref"`` (the stock path), or one that can run on ``device``.
+
+    Raises:
+        ValueError: ``impl``, or the environment variable behind it, is not one of :data:`NAMES`.
+        BackendError: the named backend cannot run here, or not on ``device``.
+    """
+    impl, source = named(impl)
+    if impl not in ("auto", "ref"):
+        require(impl, source)
+        _fits(impl, device, source)
     return impl
+
+
+def pick(name: str, impl: str, device: torch.device) -> str:
+    """The backend of one operation, never ``"auto"``; raises like :func:`resolve`."""
+    chosen = resolve(impl, device)
+    return automatic(name, device.type) if chosen == "auto" else chosen
+
+
+def automatic(name: str, device: str) -> str:
+    """The fastest implementation of an operation that can run on a device of this type."""
+    if device == "cpu":
+        return "cpu" if missing("cpu") is None else "ref"
+    if device == "cuda":
+        first = FASTER_ON_CUDA.get(name, "triton")
+        for which in (first, "triton", "cuda"):
+            if missing(which) is None:
+                return which
+    return "ref"
+
+
+def missing(which: str) -> str | None:
+    """Why a backend cannot run here, with the remedy; None if it can."""
+    if which == "cpu":
+        return None if native.library() else native.status().reason
+    if which == "cuda":
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA device"
+        if not native.library():
+            return native.status().reason
+        return (
+            None
+            if native.status().cuda
+            else "the native library was built without CUDA (nvcc, BUILD_NO_CUDA)"
+        )
+    if which == "triton":
+        if importlib.util.find_spec("triton") is None:
+            return "triton is not installed: pip install triton"
+        if not torch.cuda.is_available() and not _interpreted():
+            return "torch sees no CUDA device (TRITON_INTERPRET=1 runs the kernels slowly on a CPU)"
+    return None
+
+
+def require(which: str, source: str = "impl") -> None:
+    """Raise :class:`BackendError` if ``which`` cannot run here."""
+    reason = missing(which)
+    if reason is not None:
+        raise BackendError(
+            f"{source}={which!r} cannot run here: {reason}. `wgangp-fast doctor` says more; "
+            f"impl='auto' takes what there is."
+        )
+
+
+def _fits(which: str, device: torch.device, source: str) -> None:
+    wanted = {"cpu": ("cpu",), "cuda": ("cuda",), "triton": ("cuda", "cpu") if _interpreted() else ("cuda",)}
+    if device.type not in wanted[which]:
+        raise BackendError(
+            f"{source}={which!r} needs tensors on {' or '.join(wanted[which])}; these are on {device}. "
+            f"Move them, or use impl='auto'."
+        )
+
+
+def _interpreted() -> bool:
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 F = TypeVar("F", bound=Callable[..., object])

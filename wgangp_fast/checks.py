@@ -58,21 +58,22 @@ def options(reduction: Any, target: Any) -> None:
         raise ValueError(f"target must be a finite number, at least 0; got {target!r}")
 
 
-def weights(alpha: Any, real: Tensor, generator: torch.Generator | None) -> Tensor:
-    """``alpha``, or a uniform draw, as ``[N, 1, ...]`` in the dtype of ``real``."""
-    shape = [real.shape[0]] + [1] * (real.dim() - 1)
+def weights(alpha: Any, real: Tensor) -> Tensor | None:
+    """``alpha`` as ``[N]`` in the dtype of ``real``; None stays None."""
     if alpha is None:
-        return torch.rand(shape, generator=generator, device=real.device, dtype=real.dtype)
+        return None
     if not isinstance(alpha, Tensor):
         raise TypeError(f"alpha must be a tensor, got {type(alpha).__name__}")
     if not alpha.is_floating_point():
         raise TypeError(f"alpha must be floating point, got {alpha.dtype}")
     if alpha.numel() != real.shape[0] or alpha.shape[0] != real.shape[0]:
+        shape = [real.shape[0]] + [1] * (real.dim() - 1)
         raise ValueError(
             f"alpha must hold one weight a sample, shape [{real.shape[0]}] or {shape}; "
             f"got {tuple(alpha.shape)}"
         )
     if alpha.device != real.device:
         raise ValueError(f"alpha must be on the device of real, {real.device}; it is on {alpha.device}")
-    alpha = alpha.reshape(shape)
+    if alpha.dim() != 1:
+        alpha = alpha.reshape(-1)
     return alpha if alpha.dtype == real.dtype else alpha.to(real.dtype)

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from . import backend, checks, reference, wrappers
 from .autograd import Call, GradientPenaltyFunction, InputGradientFunction
-from .ops import interpolate, norm_penalty
+from .ops.interpolate import draw_key
+from .ops.norm_penalty import REDUCTIONS
+from .ops.registry import Kernels
 
 Critic = Callable[[Tensor], Any]
 Output = Callable[[Any], Tensor]
@@ -57,40 +59,42 @@ def gradient_penalty(
         one_sided: penalise only norms above ``target``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (then ``[N]``).
         output: picks the score out of what the critic returns, e.g. ``lambda result: result[0]``.
-        generator: source of ``alpha``, on the device of ``real``.
-        impl: ``"auto"`` (the engine; the stock path with one warning if the critic cannot be captured) or
-            ``"ref"`` (the stock path).
+        generator: source of ``alpha``: the same numbers on every device and from every ``impl``.
+        impl: ``"auto"``: the engine with the fastest kernels for the device (the stock path with one
+            warning if the critic cannot be captured); ``"cpu"``, ``"cuda"``, ``"triton"``: the engine with
+            these kernels; ``"ref"``: the stock path.
 
     Returns:
         A scalar, or ``[N]``; float32 at least. Differentiable once: a derivative of its gradient raises.
 
     Raises:
         ValueError, TypeError: an argument is wrong; raised before any work.
+        BackendError: ``impl`` names kernels that cannot run here; says why.
     """
-    chosen = backend.resolve(impl)
-    checks.no_transform()
     checks.pair(real, fake)
+    chosen = backend.resolve(impl, real.device)
+    checks.no_transform()
     checks.options(reduction, target)
-    weights = checks.weights(alpha, real, generator)
+    weights = checks.weights(alpha, real)
     critic, finish = wrappers.enter(critic)
+    kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
+    key = (0, 0) if weights is not None else draw_key(generator, real.device)
+    with torch.no_grad():
+        x, drawn = kernels.interpolate(real, fake, weights, *key)
+    weights = drawn if weights is None else weights
     refusal = None
-    if chosen == "auto":
+    if chosen != "ref":
         wants_x = torch.is_grad_enabled() and (
             real.requires_grad or fake.requires_grad or weights.requires_grad
         )
-        if wants_x:
-            with torch.no_grad():
-                x = interpolate(real, fake, weights)
-            points: tuple[Tensor | None, ...] = (real, fake, weights)
-        else:
-            x, points = interpolate(real, fake, weights), (None, None, None)
-        plan, leaves, refusal = _plan(critic, output, x, wants_x)
+        points = (real, fake, weights) if wants_x else (None, None, None)
+        plan, leaves, refusal = _plan(critic, output, x, wants_x, kernels)
         if plan is not None:
-            call = Call(plan, x, weights, float(target), one_sided, reduction)
+            call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
             return finish(GradientPenaltyFunction.apply(call, *points, *leaves))
     with torch.enable_grad(), wrappers.reaching() as reach:
         penalty = reference.gradient_penalty(
-            _scored(critic, output), real, fake, weights,
+            _scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1)),
             target=target, one_sided=one_sided, reduction=reduction,
         )  # fmt: skip
         penalty = reach(penalty)
@@ -118,8 +122,8 @@ def r1_penalty(
         real: ``[N, ...]``, floating point. Gradients flow back to it if it asks.
         gamma: the weight.
     """
-    chosen = backend.resolve(impl)
     checks.samples("real", real)
+    chosen = backend.resolve(impl, real.device)
     checks.options(reduction, 0.0)
     if not isinstance(gamma, (int, float)) or not math.isfinite(gamma):
         raise ValueError(f"gamma must be a finite number; got {gamma!r}")
@@ -142,14 +146,14 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     Returns:
         ``[N, ...]``, dtype of ``x``.
     """
-    chosen = backend.resolve(impl)
-    checks.no_transform()
     checks.samples("x", x)
+    chosen = backend.resolve(impl, x.device)
+    checks.no_transform()
     critic, finish = wrappers.enter(critic)
     refusal = None
-    if chosen == "auto":
-        points = x.detach()
-        plan, leaves, refusal = _plan(critic, output, points, torch.is_grad_enabled() and x.requires_grad)
+    if chosen != "ref":
+        points, wants_x = x.detach(), torch.is_grad_enabled() and x.requires_grad
+        plan, leaves, refusal = _plan(critic, output, points, wants_x, Kernels.of(chosen, x.device.type))
         if plan is not None:
             return finish(InputGradientFunction.apply(Call(plan, points), x, *leaves))
     with wrappers.reaching() as reach:
@@ -164,7 +168,7 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
 def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, impl: str = "auto") -> Tensor:
     """Norm of the critic's input gradient, for each sample: ``[N, ...]`` to ``[N]``, without history."""
     with torch.no_grad():
-        return norm_penalty(input_gradient(critic, x, output=output, impl=impl))[1]
+        return reference.sample_norm(input_gradient(critic, x, output=output, impl=impl))
 
 
 # the engine --------------------------------------------------------------------------------------
@@ -205,7 +209,7 @@ class _Refusal:
 
 
 def _plan(
-    critic: Critic, output: Output | None, x: Tensor, wants_x: bool
+    critic: Critic, output: Output | None, x: Tensor, wants_x: bool, kernels: Kernels
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
     capture, plan, errors = _engine()
@@ -218,7 +222,7 @@ def _plan(
         return None, (), _Refusal(critic, error)
     finally:
         torch._C._set_grad_enabled(grad)
-    found = plan.plan_of(binding, wants_x)
+    found = plan.plan_of(binding, wants_x, kernels)
     if binding.captured.batch_norm is not None:
         _warn_batch_norm(binding.captured)
     return found, binding.leaves, None

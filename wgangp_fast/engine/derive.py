@@ -279,7 +279,9 @@ class Derivation:
         for node in self.calls:
             args = fx.map_arg(args_of(node), self.primal.__getitem__)
             kwargs = fx.map_arg(node.kwargs, self.primal.__getitem__)
-            if node.target is operator.getitem:
+            if "run" in node.meta:
+                self.primal[node] = node.meta["run"](*args)
+            elif node.target is operator.getitem:
                 self.primal[node] = self.members[node.all_input_nodes[0], args[1]] = args[0][args[1]]
             else:
                 self.primal[node] = self.forward.create(node.target, args, kwargs)
@@ -321,8 +323,8 @@ class Derivation:
             rule, site = self.rules[node], self.sites[node]
             moving = frozenset() if self._gather(self.cotangent, node) is None else site.active
             bent = rule.curved(site, moving) if moving else frozenset()
-            if stock and rule.piecewise_linear and moving:
-                bent = bent | moving
+            if stock and moving:
+                bent = bent | rule.explicit_zeros(site, moving)
             for slot, source in self._slot_nodes(node).items():
                 if source in self.needed and (slot in bent or (node in reached and node in self.needed)):
                     reached.add(source)

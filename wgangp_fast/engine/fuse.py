@@ -4,7 +4,7 @@
 - *recompute*: a cheap elementwise value whose inputs are saved anyway is not saved but made again.
 - *in place*: an elementwise operator overwrites its input where nobody else holds that input.
 - *direct*: operators are called by torch's own Python bindings, two microseconds less a call than
-  through the operator registry.
+  through the operator registry; the package's own operations by the backend's implementation.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from ..ops.registry import KERNELS, Kernels
 from .derive import Sweeps
 from .writer import args_of
 
@@ -51,6 +52,10 @@ MULTIPLIERS = {
         *("softplus_backward", "gelu_backward", "silu_backward", "hardtanh_backward", "hardsigmoid_backward"),
     )
 }
+IN_PLACE |= {
+    KERNELS[name].call: KERNELS[f"{name}_"].call for name in ("bias_act", "bias_act_grad", "bias_act_adjoint")
+}
+FRESH |= {kernel.call for kernel in KERNELS.values()}
 FRESH |= set(IN_PLACE) | set(IN_PLACE.values()) | set(MULTIPLIERS) | set(MULTIPLIERS.values())
 
 #: derivatives bound by memory, cheaper to make again than to keep
@@ -58,7 +63,11 @@ CHEAP = {
     *MULTIPLIERS,
     *(aten.native_group_norm_backward.default, aten.native_layer_norm_backward.default),
     *(aten.native_batch_norm_backward.default, operator.getitem),
+    *(KERNELS["bias_act_grad"].call, KERNELS["norm_act_vjp"].call),
 }
+
+#: single elementwise passes, made twice rather than kept between two uses
+REPEATABLE = {*MULTIPLIERS, KERNELS["bias_act_grad"].call}
 
 #: operator -> the binding that takes the same arguments
 DIRECT: dict[Any, Any] = {
@@ -86,8 +95,8 @@ DIRECT: dict[Any, Any] = {
 }
 
 
-def fuse(sweeps: Sweeps) -> None:
-    """Rewrite both graphs in place."""
+def fuse(sweeps: Sweeps, kernels: Kernels) -> None:
+    """Rewrite both graphs in place; the package's operations run on ``kernels``."""
     fold_ones(sweeps)
     if sweeps.backward is not None:
         recompute(sweeps)
@@ -95,7 +104,7 @@ def fuse(sweeps: Sweeps) -> None:
     for module in (sweeps.forward, sweeps.backward):
         if module is not None:
             overwrite(module.graph)
-            bind_directly(module.graph)
+            bind_directly(module.graph, kernels)
             module.recompile()
 
 
@@ -198,7 +207,7 @@ def rematerialise(graph: fx.Graph) -> None:
     """
     order = {node: i for i, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
-        if node.target not in MULTIPLIERS or len(node.users) < 2:
+        if node.target not in REPEATABLE or len(node.users) < 2:
             continue
         first, *later = sorted(node.users, key=order.__getitem__)
         alive = min(max(order[user] for user in source.users) for source in node.all_input_nodes)
@@ -246,8 +255,26 @@ def _other_members_unused(member: fx.Node) -> bool:
     return sum(1 for user in args_of(member)[0].users if args_of(user)[1] == args_of(member)[1]) == 1
 
 
-def bind_directly(graph: fx.Graph) -> None:
-    """Call torch's Python bindings instead of the operator registry."""
+def bind_directly(graph: fx.Graph, kernels: Kernels) -> None:
+    """Call torch's Python bindings and the backend's functions instead of looking them up at every call."""
+    own = {kernel.call: kernel for kernel in KERNELS.values()}
     for node in graph.nodes:
-        if node.op == "call_function":
+        if node.op != "call_function":
+            continue
+        if node.target in own:
+            kernel = own[node.target]
+            found = getattr(kernels, kernel.name)
+            node.target = _returning(kernel.name, found) if kernel.mutates else found
+        else:
             node.target = DIRECT.get(node.target, node.target)
+
+
+def _returning(name: str, run: Any) -> Any:
+    """An operation in place, as an expression: its first argument."""
+
+    def written(value: Any, *rest: Any) -> Any:
+        run(value, *rest)
+        return value
+
+    written.__name__, written.__module__ = name, "wgangp_fast_plan"
+    return written

@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..ops.registry import Kernels
 from .capture import Binding, Captured
 from .derive import Sweeps, derive
 from .fuse import fuse
+from .lower import lower
 
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
@@ -56,16 +58,18 @@ class Plan:
     Attributes:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
+        kernels: the implementations of the package's own operations that it runs on.
     """
 
-    def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...]) -> None:
+    def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...], kernels: Kernels) -> None:
+        self.kernels = kernels
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
         )
         self.count = len(leaves)
-        self.sweeps: Sweeps = derive(captured.critic, wants_x, self.wanted)
-        fuse(self.sweeps)
+        self.sweeps: Sweeps = derive(lower(captured.critic, kernels), wants_x, self.wanted)
+        fuse(self.sweeps, kernels)
         self._forward = compiled(self.sweeps.forward)
         self._backward = (
             compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
@@ -107,14 +111,18 @@ class Plan:
         return of_x, gradients
 
 
-def plan_of(binding: Binding, wants_x: bool) -> Plan:
-    """The plan for this binding, derived on first use.
+def plan_of(binding: Binding, wants_x: bool, kernels: Kernels | None = None) -> Plan:
+    """The plan for this binding, derived on first use; ``kernels``: by default the fastest here.
 
-    What the leaves require is guarded by the capture, so the grad mode and ``wants_x`` choose the plan.
+    What the leaves require is guarded by the capture, so the grad mode, ``wants_x`` and the kernels choose
+    the plan.
     """
+    if kernels is None:
+        x = next(iter(binding.captured.critic.nodes))
+        kernels = Kernels.of("auto", x.meta["val"].device.type)
     plans = binding.captured.plans
-    key = (wants_x, torch.is_grad_enabled())
+    key = (wants_x, torch.is_grad_enabled(), kernels)
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves)
+        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels)
     return plan

@@ -1,6 +1,25 @@
-"""The operations around the sweeps, each beside the plain reference that defines its meaning."""
+"""The package's own operations, each beside the plain reference that defines its meaning.
 
-from .interpolate import interpolate, interpolate_ref
-from .norm_penalty import norm_penalty, norm_penalty_ref
+Public functions check little and dispatch on ``impl``; they are not differentiable: plans are made of
+them. What an implementation is called and takes is in :mod:`~wgangp_fast.ops.registry`.
+"""
 
-__all__ = ["interpolate", "interpolate_ref", "norm_penalty", "norm_penalty_ref"]
+from .bias_act import bias_act, bias_act_adjoint, bias_act_grad
+from .gate import gate
+from .interpolate import interpolate
+from .norm_act import norm_act
+from .norm_penalty import norm_penalty, penalty_seed
+from .registry import KERNELS, implementation
+
+__all__ = [
+    "KERNELS",
+    "bias_act",
+    "bias_act_adjoint",
+    "bias_act_grad",
+    "gate",
+    "implementation",
+    "interpolate",
+    "norm_act",
+    "norm_penalty",
+    "penalty_seed",
+]

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from . import attention, bilinear, elementwise, linear_map, norm
+from . import attention, bilinear, elementwise, kernels, linear_map, norm
 from .generic import Generic
 from .registry import Rule, Site, find
 
-__all__ = ["Generic", "Rule", "Site", "attention", "bilinear", "elementwise", "linear_map", "norm", "rule_of"]
+__all__ = [
+    "Generic",
+    "Rule",
+    "Site",
+    "attention",
+    "bilinear",
+    "elementwise",
+    "kernels",
+    "linear_map",
+    "norm",
+    "rule_of",
+]
 
 
 def rule_of(site: Site) -> Rule:
     """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one."""
     rule = find(site.op)
+    if rule is not None:
+        rule = rule.specialise(site)
     if rule is None:
         return Generic(site, f"no rule is written for {site.op}")
     if any(site.val(slot).is_complex() for slot in site.slots()):

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from . import products
 from .registry import Rule, Site, Slots, plus, register, unbroadcast
 
 aten = torch.ops.aten
@@ -110,10 +111,13 @@ class Convolution(Bilinear):
         return torch.convolution(a, b, None, *self._geometry(site))
 
     def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
-        # The library only reads the shape of the input here; expand() gives one without memory.
+        # The library only reads the shape of the input here: expand() gives one without memory, but on a
+        # CPU it would be copied to be dense, where pages of an empty tensor that nobody touches cost nothing.
         like = site.shape(self.a)
+        on_cpu = site.val(self.a).device.type == "cpu"
+        shaped = g.new_empty(like) if on_cpu else g.new_empty(1).expand(like)
         return aten.convolution_backward.default(
-            g, g.new_empty(1).expand(like), b, None, *self._geometry(site), [True, False, False]
+            g, shaped, b, None, *self._geometry(site), [True, False, False]
         )[0]
 
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
@@ -135,16 +139,21 @@ class Linear(Bilinear):
 
     a, b, bias = "input", "weight", "bias"
 
+    def _onednn(self, site: Site) -> bool:
+        return products.takes(site.result, site.shape(self.a)[-1], site.result.shape[-1])
+
     def apply(self, site: Site, a: Any, b: Any) -> Any:
-        return torch._C._nn.linear(a, b)
+        return products.onednn(a, b) if self._onednn(site) else torch._C._nn.linear(a, b)
 
     def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+        if self._onednn(site):
+            return products.onednn(g, b.t())
         return torch.matmul(g, b) if site.result.dim() != 2 else torch.mm(g, b)
 
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
         if site.result.dim() != 2:
             a, g = a.reshape(-1, site.shape(self.a)[-1]), g.reshape(-1, site.result.shape[-1])
-        return torch.mm(g.t(), a)
+        return products.onednn(g.t(), a.t()) if self._onednn(site) else torch.mm(g.t(), a)
 
     def bias_gradient(self, site: Site, g: Any) -> Any:
         dims = list(range(site.result.dim() - 1))

@@ -165,6 +165,10 @@ class Rule:
     #: and statistics that autograd does not differentiate either).
     every_output = False
 
+    def specialise(self, site: Site) -> Rule:
+        """The rule for these arguments, where an argument decides the structure."""
+        return self
+
     def accepts(self, site: Site) -> bool:
         """False where the rule does not cover these arguments; the generic rule then takes the node."""
         return True
@@ -180,6 +184,10 @@ class Rule:
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         """Slots that :meth:`curvature` can reach when the slots in ``moving`` carry tangents."""
         return frozenset()
+
+    def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        """Slots that autograd's second order of this operator reaches with nothing but zeros."""
+        return moving if self.piecewise_linear else frozenset()
 
     def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`curved`)."""

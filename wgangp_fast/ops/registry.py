@@ -1,0 +1,147 @@
+"""One table of operations: schema, plain reference, and where each implementation is found.
+
+The reference defines the meaning and the order of the arguments; the native kernels (``csrc``) and the
+Triton launchers (``wgangp_fast.kernels``) have the same names, arguments and results. Backends are
+``"ref"``, ``"cpu"``, ``"cuda"`` and ``"triton"``.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .. import backend
+
+Function = Callable[..., Any]
+R = TypeVar("R", bound=Function)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One operation.
+
+    Attributes:
+        name: also its name in ``torch.ops.wgangp_fast`` and in ``wgangp_fast.kernels``.
+        schema: as in ``csrc/ops.cpp``.
+        reference: plain PyTorch, the meaning; also the fake implementation.
+        file: the file of its family, in ``ops`` and in ``kernels``.
+        call: runs the implementation that ``auto`` chooses for its tensors; what plans hold until the
+            backend of a plan is known. Has the ``_schema`` and ``tags`` of an operator.
+        mutates: writes into its first argument and returns nothing.
+    """
+
+    name: str
+    schema: str
+    reference: Function
+    file: str
+    call: Function
+    mutates: bool
+
+
+KERNELS: dict[str, Kernel] = {}
+
+
+def operation(schema: str) -> Callable[[R], R]:
+    """Decorator of a reference: enter it under the name in ``schema``."""
+
+    def enter(reference: R) -> R:
+        name, file = schema.partition("(")[0], reference.__module__.rpartition(".")[2]
+
+        def call(*args: Any) -> Any:
+            if has_torch_function(args):  # a plan is being written: record the call
+                return handle_torch_function(call, args, *args)
+            return implementation(name, backend.automatic(name, _device(args)))(*args)
+
+        described: Any = call
+        described.__name__, described.__module__ = name, "wgangp_fast.ops.registry"
+        described._schema, described.tags = torch._C.parse_schema(f"wgangp_fast::{schema}"), ()
+        KERNELS[name] = Kernel(name, schema, reference, file, call, schema.endswith("-> ()"))
+        return reference
+
+    return enter
+
+
+def _device(args: tuple[Any, ...]) -> str:
+    for value in args:
+        if isinstance(value, Tensor):
+            return value.device.type
+        if isinstance(value, (list, tuple)) and value and isinstance(value[0], Tensor):
+            return value[0].device.type
+    return "cpu"
+
+
+def implementation(name: str, which: str) -> Function:
+    """The function behind ``name`` in one backend.
+
+    Raises:
+        BackendError: the backend cannot run here, or has no such operation; says why and what to do.
+    """
+    kernel = KERNELS[name]
+    if which == "ref":
+        return kernel.reference
+    backend.require(which)
+    if which == "triton":
+        found = getattr(importlib.import_module(f"wgangp_fast.kernels.{kernel.file}"), name, None)
+    else:
+        _register_fakes()
+        found = getattr(torch.ops.wgangp_fast, name, None)
+        found = found.default if found is not None else None
+    if found is None:
+        raise backend.BackendError(f"{which!r} has no operation {name!r}; use impl='auto' or impl='ref'")
+    return found
+
+
+class Kernels:
+    """The operations of one backend on one type of device, looked up once: ``kernels.norm_act(...)``.
+
+    Attributes:
+        which: the backend, or ``"auto"``.
+        device: its type.
+    """
+
+    def __init__(self, which: str, device: str) -> None:
+        self.which, self.device = which, device
+
+    @classmethod
+    @functools.cache
+    def of(cls, which: str, device: str) -> Kernels:
+        """The one object of a backend and a type of device."""
+        return cls(which, device)
+
+    def backend_of(self, name: str) -> str:
+        """The backend that runs ``name``, never ``"auto"``."""
+        return backend.automatic(name, self.device) if self.which == "auto" else self.which
+
+    def __getattr__(self, name: str) -> Function:
+        if name not in KERNELS:
+            raise AttributeError(name)
+        found = implementation(name, self.backend_of(name))
+        setattr(self, name, found)
+        return found
+
+
+_fakes = False
+
+
+def _register_fakes() -> None:
+    """Shapes of the native operations, for torch.compile and torch.library.opcheck: the references'."""
+    global _fakes
+    if _fakes:
+        return
+    _fakes = True
+    for kernel in KERNELS.values():
+        if hasattr(torch.ops.wgangp_fast, kernel.name):
+            fake = (lambda *args: None) if kernel.mutates else kernel.reference
+            torch.library.register_fake(f"wgangp_fast::{kernel.name}", fake)
+
+
+def acc(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of sums and statistics: float64 for float64, else float32."""
+    return torch.promote_types(dtype, torch.float32)
