@@ -30,6 +30,35 @@ class ChannelsLast {
     base_ = sample * rows_.length * width_;
   }
   int64_t first_row() const { return sample_ * groups; }
+  int64_t base() const { return base_; }  // flat index of the unit's first element
+  int64_t size() const { return rows_.length * width_; }
+
+  // The activation's part from u = xh*weight + bias, at first[e - base()] and second[e - base()].
+  void fill(const RowNumbers<A>* numbers, const T* x, Fill<A> fill, const Activation& act, A* first,
+            A* second) {
+    spread(numbers);
+    over_pieces(shared_, pieces_, lines_ * width_, [&](int64_t from, int64_t to) {
+      const Columns columns = all();
+      A u[kFilled];
+      const int64_t end = least(rows_.length, to * lines_) * width_;
+      for (int64_t done = from * lines_ * width_; done < end;) {
+        // As many elements as fit, line by line.
+        int64_t count = 0;
+        while (count < kFilled && done + count < end) {
+          const int64_t c = (done + count) % width_,
+                        some = least(width_ - c, least(kFilled - count, end - done - count));
+          const T* line = x + base_ + done + count;
+          each(u + count, some, [=](int64_t i) {
+            const At<A> at = columns(c + i);
+            return at.normalised(to_acc(line[i])) * at.weight + at.bias;
+          });
+          count += some;
+        }
+        fill(act, u, first + done, second + done, count);
+        done += count;
+      }
+    });
+  }
 
   template <int K, bool weighted, class Term>
   void sums(const RowNumbers<A>* numbers, const Term& term) {
@@ -67,7 +96,7 @@ class ChannelsLast {
       for (int64_t l = first * lines_; l < least(rows_.length, last * lines_); ++l) {
         const int64_t start = base_ + l * width_;
         each(out + start, width_, [=](int64_t c) {
-          A share[2];
+          A share[2] = {};
           return value(start + c, columns(c), share);
         });
       }
@@ -142,10 +171,12 @@ class ChannelsLast {
   int sums_ = 1;
 };
 
-// unit(walker, numbers, partial) for every unit of a call, units shared between threads or, where they are
-// few and long, their pieces. numbers: scratch, one a row of the unit. partial: the unit's affine sums.
+// unit(walker, numbers, scratch, partial) for every unit of a call, units shared between threads or, where
+// they are few and long, their pieces. numbers: one a row of the unit. scratch: `arrays` arrays of the unit's
+// size. partial: the unit's affine sums.
 template <class Walker, class T, class Unit>
-inline void each_unit(const NormRows& rows, const Affine<T>& affine, Acc<T>* partials, const Unit& unit) {
+inline void each_unit(const NormRows& rows, const Affine<T>& affine, int64_t arrays, Acc<T>* partials,
+                      const Unit& unit) {
   const bool wanted = partials != nullptr;
   const int64_t samples = block_rows(rows, wanted), blocks = blocks_of(rows, wanted);
   const int64_t parts = Walker::parts(rows), units = blocks * parts;
@@ -157,11 +188,12 @@ inline void each_unit(const NormRows& rows, const Affine<T>& affine, Acc<T>* par
     Walker walker(rows, affine, shared);
     Buffer<RowNumbers<Acc<T>>> numbers(walker.groups);
     for (int64_t g = 0; g < walker.groups; ++g) numbers[g] = RowNumbers<Acc<T>>{};
+    Buffer<Acc<T>> scratch(arrays * unit_size);
     for (int64_t u = first; u < last; ++u) {
       const int64_t block = u / parts, stop = least(rows.n, (block + 1) * samples);
       for (int64_t sample = block * samples; sample < stop; ++sample) {
         walker.start(sample, u % parts);
-        unit(walker, numbers.data(), wanted ? partials + block * 2 * count : nullptr);
+        unit(walker, numbers.data(), scratch.data(), wanted ? partials + block * 2 * count : nullptr);
       }
     }
   };
@@ -172,14 +204,15 @@ inline void each_unit(const NormRows& rows, const Affine<T>& affine, Acc<T>* par
 // The same for the walker that the layout asks for. One element a channel: the layouts are the same, and
 // side by side is faster.
 template <class T, class Unit>
-inline void each_unit_of(const NormRows& rows, const Affine<T>& affine, Acc<T>* partials, const Unit& unit) {
+inline void each_unit_of(const NormRows& rows, const Affine<T>& affine, int64_t arrays, Acc<T>* partials,
+                         const Unit& unit) {
   if (rows.n == 0 || rows.groups == 0 || row_size(rows) == 0) return;
   if (rows.per_element) {
-    each_unit<Contiguous<T, true>>(rows, affine, partials, unit);
+    each_unit<Contiguous<T, true>>(rows, affine, arrays, partials, unit);
   } else if (rows.channels_last || rows.length == 1) {
-    each_unit<ChannelsLast<T>>(rows, affine, partials, unit);
+    each_unit<ChannelsLast<T>>(rows, affine, arrays, partials, unit);
   } else {
-    each_unit<Contiguous<T, false>>(rows, affine, partials, unit);
+    each_unit<Contiguous<T, false>>(rows, affine, arrays, partials, unit);
   }
 }
 
@@ -205,12 +238,17 @@ inline void add_blocks(const NormRows& rows, const Acc<T>* partials, T* dweight,
            });
 }
 
-// run(row, tag) for the activation and the element type of a call.
-template <class Run>
-inline void choose_norm(Dtype dtype, Activation act, const Run& run) {
+// run(shape, tag) for the activation's shape and the element type of a call. Bent is curved with a second
+// derivative of zero, for kernels that do not care.
+template <bool distinguish_bent, class Run>
+inline void choose_norm(Dtype dtype, const Activation& act, const Run& run) {
   common::with_dtype(dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    common::with_activation<Acc<T>>(act, [&](auto row) { run(row, tag); });
+    const Shape shape = shape_of(act);
+    if (shape == Shape::plain) return run(ShapeTag<Shape::plain>{}, tag);
+    if constexpr (distinguish_bent) {
+      if (shape == Shape::bent) return run(ShapeTag<Shape::bent>{}, tag);
+    }
+    run(ShapeTag<Shape::curved>{}, tag);
   });
 }
 

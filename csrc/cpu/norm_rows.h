@@ -1,5 +1,8 @@
 // What the kernels of norm_act share: how they go over the rows of a layout.
 //
+// The activation's part comes first: fill() writes f(u), or f' and f'', of a whole unit to scratch that stays
+// in the cache. So no pass computes it again, and the passes are compiled once for all activations.
+//
 // A kernel alternates two things: sums over each row, from which it makes a few numbers a row, and a pass
 // that writes. Both see an element through At: its row's numbers and its weight and bias. A unit is what one
 // task treats at once: one row of a contiguous layout, one sample (all its groups) of a channels_last one.
@@ -15,6 +18,7 @@
 namespace wgangp_fast::cpu::WGANGP_FAST_CAPABILITY {
 
 inline constexpr int64_t kPiece = 32768;  // elements of a piece
+inline constexpr int64_t kFilled = 512;   // elements that an activation is computed for at a time
 inline constexpr int kSums = 5;           // of a pass, at most
 inline constexpr int kNumbers = 6;        // a row, besides mean and rstd
 
@@ -27,6 +31,65 @@ template <class A>
 struct At {
   A mean, rstd, weight, bias, e[kNumbers];
   WGANGP_FAST_INLINE A normalised(A x) const { return (x - mean) * rstd; }
+};
+
+// u [count] -> the activation's value, or its first and second derivative.
+template <class A>
+using Fill = void (*)(const Activation&, const A* u, A* first, A* second, int64_t count);
+
+template <class A, class Each>
+inline void fill_with(const Activation& act, const A* u, int64_t count, const Each& each_value) {
+  common::with_activation<A>(act, [&](auto row) {
+    WGANGP_FAST_INDEPENDENT
+    for (int64_t i = 0; i < count; ++i) each_value(row, u[i], i);
+  });
+}
+
+template <class A>
+void fill_value(const Activation& act, const A* u, A* value, A*, int64_t count) {
+  fill_with(act, u, count,
+            [=](auto row, A at, int64_t i) __attribute__((always_inline)) { value[i] = row.f(at); });
+}
+
+template <class A>
+void fill_slope(const Activation& act, const A* u, A* slope, A*, int64_t count) {
+  fill_with(act, u, count, [=](auto row, A at, int64_t i) __attribute__((always_inline)) {
+    slope[i] = row.df(kept_of(row, at));
+  });
+}
+
+template <class A>
+void fill_slope_and_bend(const Activation& act, const A* u, A* slope, A* bend, int64_t count) {
+  fill_with(act, u, count, [=](auto row, A at, int64_t i) __attribute__((always_inline)) {
+    const A kept = kept_of(row, at);
+    slope[i] = row.df(kept);
+    bend[i] = row.d2f(kept);
+  });
+}
+
+// What a kernel has to know of the activation when it is compiled.
+enum class Shape { plain, bent, curved };  // the identity; f'' = 0; neither
+
+inline Shape shape_of(const Activation& act) {
+  Shape shape = Shape::curved;
+  common::with_activation<float>(act, [&](auto row) {
+    if (!decltype(row)::curved) shape = act.kind == 0 ? Shape::plain : Shape::bent;
+  });
+  return shape;
+}
+
+template <Shape value>
+struct ShapeTag {
+  static constexpr Shape shape = value;
+};
+
+// The activation's part of one unit, by flat element.
+template <Shape shape, class A>
+struct Slopes {
+  const A *first, *second;
+  int64_t base;
+  WGANGP_FAST_INLINE A slope(int64_t e) const { return shape == Shape::plain ? A(1) : first[e - base]; }
+  WGANGP_FAST_INLINE A bend(int64_t e) const { return second[e - base]; }
 };
 
 inline int64_t channels_of(const NormRows& rows) { return rows.groups * rows.channels; }
@@ -102,6 +165,29 @@ class Contiguous {
     first_channel_ = part * rows_.channels;
   }
   int64_t first_row() const { return row_; }
+  int64_t base() const { return base_; }  // flat index of the unit's first element
+  int64_t size() const { return row_size(rows_); }
+
+  // The activation's part from u = xh*weight + bias, at first[e - base()] and second[e - base()].
+  void fill(const RowNumbers<A>* numbers, const T* x, Fill<A> fill, const Activation& act, A* first,
+            A* second) {
+    over_pieces(shared_, pieces_, least(kPiece, rows_.length), [&](int64_t from, int64_t to) {
+      A u[kFilled];
+      for (int64_t p = from; p < to; ++p) {
+        const Piece at = piece(p);
+        const At<A> row = uniform(numbers[0], at.channel);
+        for (int64_t done = 0; done < at.count; done += kFilled) {
+          const int64_t count = least(kFilled, at.count - done), start = at.start + done;
+          const A *weight = affine_.weight + at.offset + done, *bias = affine_.bias + at.offset + done;
+          each(u, count, [=](int64_t i) {
+            return row.normalised(to_acc(x[start + i])) * (own ? weight[i] : row.weight) +
+                   (own ? bias[i] : row.bias);
+          });
+          fill(act, u, first + (start - base_), second + (start - base_), count);
+        }
+      }
+    });
+  }
 
   template <int K, bool weighted, class Term>
   void sums(const RowNumbers<A>* numbers, const Term& term) {
@@ -171,14 +257,14 @@ class Contiguous {
           A *dweight = partial + at.offset, *dbias = dweight + rows_.length;
           WGANGP_FAST_INDEPENDENT
           for (int64_t i = 0; i < at.count; ++i) {
-            A share[2];
+            A share[2] = {};
             out[start + i] = Round<T>::of(value(start + i, element(i), share));
             dweight[i] += share[0];
             dbias[i] += share[1];
           }
         } else {
           each(out + start, at.count, [=](int64_t i) {
-            A share[2];
+            A share[2] = {};
             return value(start + i, element(i), share);
           });
         }
