@@ -23,7 +23,7 @@ WGANGP_FAST_EACH_CAPABILITY(TABLE)
 #undef TABLE
 
 const Table& choose() {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WGANGP_FAST_ONLY_BASELINE)
   const char* wanted = std::getenv("WGANGP_FAST_CPU_CAPABILITY");
   const auto allowed = [wanted](const char* name) {
     if (wanted == nullptr) return true;

@@ -1,5 +1,6 @@
 // The same kernels once for each instruction set: declarations for dispatch.cpp, and the namespace of the
-// kernel files, which are compiled with WGANGP_FAST_CAPABILITY naming theirs.
+// kernel files, which are compiled with WGANGP_FAST_CAPABILITY naming theirs. WGANGP_FAST_ONLY_BASELINE
+// leaves one of them, for quick builds: under sanitisers, say.
 #pragma once
 
 #ifndef WGANGP_FAST_CAPABILITY
@@ -8,7 +9,7 @@
 
 #include "ops.h"
 
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(WGANGP_FAST_ONLY_BASELINE)
 #define WGANGP_FAST_EACH_CAPABILITY(X) X(baseline) X(avx2) X(avx512)
 #else
 #define WGANGP_FAST_EACH_CAPABILITY(X) X(baseline)
