@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from mlp_cases import REFERENCE_CASES, Case, arguments, incoming_of, stock, weight_gradients
 
+from wgangp_fast.backend import BackendError
 from wgangp_fast.ops import mlp_penalty as op
 
 
@@ -26,3 +32,76 @@ def test_reference_is_what_autograd_finds(case: Case) -> None:
     for ours, theirs in zip(db, truth["db"]):
         if theirs is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_alpha_is_returned_or_drawn_the_same_for_every_batch_size() -> None:
+    given = arguments(Case(), torch.float64)
+    assert torch.equal(op.mlp_penalty(**given).alpha, given["alpha"])
+    few, many = (arguments(Case(given_alpha=False, batch=n), torch.float32) for n in (3, 500))
+    drawn = op.mlp_penalty(**many).alpha
+    assert torch.equal(op.mlp_penalty(**few).alpha, drawn[:3])
+    assert drawn.unique().numel() > 490
+    assert 0 <= drawn.min() < 0.02
+    assert 0.98 < drawn.max() < 1
+    many["offset"] += 1
+    assert not torch.equal(op.mlp_penalty(**many).alpha, drawn)
+
+
+@pytest.mark.parametrize("reduction", [0, 1, 2])
+def test_empty_batch(reduction: int) -> None:
+    settings = arguments(Case(batch=0, reduction=reduction), torch.float64)
+    outputs = op.mlp_penalty(**settings)
+    expected = (torch.zeros(0), torch.tensor(0.0), torch.tensor(float("nan")))[reduction].double()
+    torch.testing.assert_close(outputs.value, expected, equal_nan=True)
+    assert outputs.h.shape == (0, 49)
+
+
+def test_a_gradient_of_zero_has_slope_zero() -> None:
+    settings = arguments(Case(act="relu", reduction=1), torch.float64)
+    settings["biases"][0].fill_(-1e3)  # every unit is off
+    outputs = op.mlp_penalty(**settings)
+    assert outputs.value == 20
+    assert torch.equal(outputs.slope, torch.zeros(20, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pac": 3}, "pac must divide"),
+        ({"act": 4}, "act must be"),
+        ({"act": 2, "negative_slope": -0.1}, "negative_slope must be"),
+        ({"reduction": 3}, "reduction must be"),
+        ({"alpha": torch.zeros(19, dtype=torch.float64)}, "alpha must be"),
+        ({"fake": torch.zeros(20, 5)}, "fake must be"),
+        ({"weights": []}, "weights must have"),
+        ({"masks": [None]}, "masks must have"),
+        ({"biases": [None]}, "biases must have"),
+        ({"real": torch.zeros(20, 5, dtype=torch.int64)}, "real must be"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
+)
+def test_errors_name_the_argument(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        op.mlp_penalty(**{**arguments(Case(), torch.float64), **change})
+
+
+def test_a_named_backend_runs_or_says_why_not() -> None:
+    with pytest.raises(BackendError, match="float32, float16 and bfloat16"):
+        op.mlp_penalty(**arguments(Case(), torch.float64), impl="triton")
+    with pytest.raises(BackendError, match="'cuda' and 'triton'"):
+        op.mlp_penalty(**arguments(Case(), torch.float32), impl="cpu")
+
+
+@pytest.mark.parametrize("part", ["values", "meetings", "compile"])
+def test_triton_kernels_without_a_gpu(part: str) -> None:
+    """values: against the reference; meetings: programs that share a tile; compile: registers and spills."""
+    pytest.importorskip("triton")
+    here = Path(__file__).parent
+    interpret = "0" if part == "compile" else "1"
+    environment = {**os.environ, "PYTHONPATH": str(here.parent), "TRITON_INTERPRET": interpret}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", str(here / "mlp_triton.py"), part],
+        env=environment, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(done.stdout)

@@ -266,20 +266,21 @@ def mlp_penalty(
     """
     rows, width = real.shape[0] // pac, real.shape[1] * pac
     widths, offsets = _geometry(width, weights)
-    empty, wide = real.new_empty, {"dtype": torch.float32}
-    value, norm, slope = (empty((rows,) if n or not reduction else (), **wide) for n in range(3))
-    out = (value, norm, slope, empty(rows), empty(rows, width), empty(rows, width))
-    out = (*out, empty(rows, offsets[-1]), empty(rows, offsets[-1]))
+    empty = real.new_empty
+    value = empty((rows,) if reduction == 0 else (), dtype=torch.float32)
+    norm, slope = empty(rows, dtype=torch.float32), empty(rows, dtype=torch.float32)
+    samples = empty(rows), empty(rows, width), empty(rows, width)  # alpha, x, gradient
+    out = (value, norm, slope, *samples, empty(rows, offsets[-1]), empty(rows, offsets[-1]))
     if rows == 0:
         if reduction:
             value.fill_(0.0 if reduction == 1 else float("nan"))
         return out
     launch = launch or Launch.choose(rows, widths, real.dtype, _multiprocessors(real.device))
     tiles = triton.cdiv(rows, launch.bm)
-    scratch = (empty(launch.parts, rows, **wide), _counters(real.device, tiles + 1))
+    scratch = (empty(launch.parts, rows, dtype=torch.float32), _counters(real.device, tiles + 1))
     for first, last in _phases(max(2 * len(weights) - 2, 1), launch):
         forward_kernel[(tiles, launch.parts)](
-            real, fake, alpha, *words(seed), *words(offset), tuple(weights), tuple(biases), tuple(masks),
+            real, fake, alpha, *words(seed), *words(offset), *_layers(weights, biases, masks),
             float(target), *out, *scratch, rows, WIDTHS=widths, OFFSETS=offsets, ACT=act,
             SLOPE=float(negative_slope), ONE_SIDED=one_sided, ZERO_CENTRED=target == 0, REDUCTION=reduction,
             FIRST=first, LAST=last, **_settings(launch, precision),
@@ -314,7 +315,7 @@ def mlp_penalty_backward(
     counters = _counters(gradient.device, tiles + 1)
     for first, last in _phases(max(2 * hidden - 1 if smooth else hidden, 1), launch):
         backward_kernel[(tiles, launch.parts)](
-            incoming, slope, gradient, h, g, tuple(weights), tuple(masks), t, c, counters, rows,
+            incoming, slope, gradient, h, g, *_layers(weights, masks), t, c, counters, rows,
             WIDTHS=widths, OFFSETS=offsets, ACT=act, SLOPE=float(negative_slope),
             PER_ROW=incoming.dim() > 0, FIRST=first, LAST=last, **_settings(launch, precision),
         )  # fmt: skip
@@ -328,6 +329,12 @@ def _geometry(width: int, weights: Sequence[Tensor]) -> tuple[tuple[int, ...], t
     for hidden in widths[1:-1]:
         offsets.append(offsets[-1] + hidden)
     return widths, tuple(offsets)
+
+
+def _layers(weights: Sequence[Tensor], *others: Sequence[Tensor | None]) -> tuple[tuple[Any, ...], ...]:
+    """All weights; of the others the hidden layers', as tuples that are never empty."""
+    hidden = len(weights) - 1
+    return (tuple(weights), *(tuple(other[:hidden]) or (None,) for other in others))
 
 
 def _phases(count: int, launch: Launch) -> list[tuple[int, int]]:

@@ -65,7 +65,8 @@ def mlp_penalty(
         alpha: ``[R]``, dtype of ``real``; None draws it from Philox at ``seed`` and ``offset``, one a row.
         weights: L tensors ``[W_l, W_{l-1}]``, contiguous, ``W_{-1} = D0``; the last has one row.
         biases: L tensors ``[W_l]`` or None; the last moves the score alone and is not read.
-        masks: L-1 multipliers ``[R, W_l]`` behind the activations (dropout, already scaled), or None.
+        masks: L-1 multipliers ``[R, W_l]`` behind the activations (dropout, already scaled), or None; a
+            last one, behind the score, may be there and is None.
         act: 0 identity, 1 relu, 2 leaky_relu, 3 tanh.
         negative_slope: of leaky_relu; at least 0, so that the sign of ``h`` tells the side.
         target, one_sided, reduction: as in ``norm_penalty``; 0 none, 1 sum, 2 mean.
@@ -291,8 +292,9 @@ def check_layers(
     """Raise ValueError where the layers do not fit ``like [*, D0]`` and ``rows``."""
     if not 1 <= len(weights) <= MAX_LAYERS:
         raise ValueError(f"weights must have 1 to {MAX_LAYERS} layers; got {len(weights)}")
-    if len(masks) != len(weights) - 1:
-        raise ValueError(f"masks must have an entry a hidden layer, {len(weights) - 1}; got {len(masks)}")
+    hidden = len(weights) - 1
+    if len(masks) not in (hidden, hidden + 1) or any(mask is not None for mask in masks[hidden:]):
+        raise ValueError(f"masks must have an entry a hidden layer, {hidden}; got {len(masks)}")
     if act not in range(4):
         raise ValueError(f"act must be 0 identity, 1 relu, 2 leaky_relu or 3 tanh; got {act}")
     if act == LEAKY_RELU and negative_slope < 0:
