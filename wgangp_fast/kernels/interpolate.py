@@ -51,7 +51,7 @@ def interpolate_kernel(
         a = load(alpha, row, row < n)  # [ROWS, 1]
     else:
         a = draw(row, seed_low, seed_high, offset_low, offset_high, alpha_out.dtype.element_ty)
-    first = tl.min(col) == 0
+    first = tl.min(col, axis=1, keep_dims=True) == 0
     store(alpha_out, row, a, (row < n) & first)
     offsets = row * k + col
     r, f = load(real, offsets, mask), load(fake, offsets, mask)

@@ -41,13 +41,13 @@ def norm_act_kernel(
     acc: tl.constexpr = mean_out.dtype.element_ty
     c_end = cg if C_LOOP else CB
     l_end = length if L_LOOP else LB
-    row, _, g, start, valid = rows_of(tl.program_id(0), rows, groups, cg, length, LAST, R)
+    row, g, start, valid = rows_of(tl.program_id(0), rows, groups, cg, length, LAST, R)
     count = tl.cast(cg, acc) * tl.cast(length, acc)
 
     total = tl.zeros([LB, R, CB], acc)
     for c0 in range(0, c_end, CB):
         for l0 in range(0, l_end, LB):
-            offsets, mask, _, _ = elements(
+            offsets, mask, at, inside = elements(
                 c0, l0, start, valid, g, groups, cg, length, LAST, BY_ELEMENT, WIDE, LB, CB
             )
             total += load(x, offsets, mask)
@@ -56,7 +56,7 @@ def norm_act_kernel(
     total = tl.zeros([LB, R, CB], acc)
     for c0 in range(0, c_end, CB):
         for l0 in range(0, l_end, LB):
-            offsets, mask, _, _ = elements(
+            offsets, mask, at, inside = elements(
                 c0, l0, start, valid, g, groups, cg, length, LAST, BY_ELEMENT, WIDE, LB, CB
             )
             centred = tl.where(mask, load(x, offsets, mask) - mean, 0.0)
@@ -87,14 +87,14 @@ def norm_act_jvp_kernel(
     acc: tl.constexpr = mean_in.dtype.element_ty
     c_end = cg if C_LOOP else CB
     l_end = length if L_LOOP else LB
-    row, _, g, start, valid = rows_of(tl.program_id(0), rows, groups, cg, length, LAST, R)
+    row, g, start, valid = rows_of(tl.program_id(0), rows, groups, cg, length, LAST, R)
     mean, rstd = tl.load(mean_in + row, valid, other=0.0), tl.load(rstd_in + row, valid, other=0.0)
     count = tl.cast(cg, acc) * tl.cast(length, acc)
 
     sum_t, sum_xt = tl.zeros([LB, R, CB], acc), tl.zeros([LB, R, CB], acc)
     for c0 in range(0, c_end, CB):
         for l0 in range(0, l_end, LB):
-            offsets, mask, _, _ = elements(
+            offsets, mask, at, inside = elements(
                 c0, l0, start, valid, g, groups, cg, length, LAST, BY_ELEMENT, WIDE, LB, CB
             )
             xh = tl.where(mask, (load(x, offsets, mask) - mean) * rstd, 0.0)
@@ -133,7 +133,7 @@ def norm_act_vjp_kernel(
     rows_dw, rows_db = tl.zeros([LB, 1, CB], acc), tl.zeros([LB, 1, CB], acc)
     for step in range(0, steps if ACCUMULATE else 1):
         tile = tl.program_id(0) * steps + step
-        row, _, g, start, valid = rows_of(tile, rows, groups, cg, length, LAST, R)
+        row, g, start, valid = rows_of(tile, rows, groups, cg, length, LAST, R)
         mean, rstd = tl.load(mean_in + row, valid, other=0.0), tl.load(rstd_in + row, valid, other=0.0)
 
         sum_v, sum_xv = tl.zeros([LB, R, CB], acc), tl.zeros([LB, R, CB], acc)
@@ -199,7 +199,7 @@ def norm_act_adjoint_kernel(
     rows_dw, rows_db = tl.zeros([LB, 1, CB], acc), tl.zeros([LB, 1, CB], acc)
     for step in range(0, steps if ACCUMULATE else 1):
         tile = tl.program_id(0) * steps + step
-        row, _, group, start, valid = rows_of(tile, rows, groups, cg, length, LAST, R)
+        row, group, start, valid = rows_of(tile, rows, groups, cg, length, LAST, R)
         mean, rstd = tl.load(mean_in + row, valid, other=0.0), tl.load(rstd_in + row, valid, other=0.0)
 
         sum_g, sum_xg = tl.zeros([LB, R, CB], acc), tl.zeros([LB, R, CB], acc)
@@ -323,7 +323,7 @@ def norm_act(
         norm_act_kernel, -(-rows.rows // tiling["R"]), x, rows.x, *affine_pair, y, mean, rstd,
         *rows.arguments(), EPS=eps, **constants,
     )  # fmt: skip
-    return y, mean, rstd
+    return rows.restored(y, x), mean, rstd
 
 
 def norm_act_jvp(
@@ -341,7 +341,7 @@ def norm_act_jvp(
         norm_act_jvp_kernel, -(-rows.rows // tiling["R"]), x, like(y, t), rows.x, mean.contiguous(),
         rstd.contiguous(), *affine_pair, y, *rows.arguments(), **constants,
     )  # fmt: skip
-    return y
+    return rows.restored(y, x)
 
 
 def norm_act_vjp(
@@ -349,19 +349,19 @@ def norm_act_vjp(
     bias: torch.Tensor | None, groups: int, dims: int, act: int, p0: float, p1: float, p2: float,
     affine: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """``(gx, dweight, dbias)`` of the cotangent g [N, C, *] of y; the last two [0] without ``affine``."""
+    """``(gx, dweight, dbias)`` of the cotangent g [N, C, *] of y; the last two [0] unless asked for."""
     rows = Rows.of(x, groups, dims)
     gx = torch.empty_like(rows.x)
     tiling = rows.tiling(row_elements(rows, 2048))
-    sums = AffineSums(rows, tiling, affine)
+    sums = AffineSums(rows, tiling, affine and weight is not None)
     if gx.numel():
         affine_pair, constants = options(rows.x, weight, bias, tiling, act, p0, p1, p2)
         launch(
             norm_act_vjp_kernel, sums.programs, x, like(gx, g), rows.x, mean.contiguous(), rstd.contiguous(),
             *affine_pair, gx, *sums.arguments(), *rows.arguments(),
-            AFFINE=affine, ACCUMULATE=sums.accumulate, **constants,
+            AFFINE=sums.wanted, ACCUMULATE=sums.accumulate, **constants,
         )  # fmt: skip
-    return gx, *sums.finish()
+    return rows.restored(gx, x), *sums.finish()
 
 
 def norm_act_adjoint(
@@ -373,14 +373,14 @@ def norm_act_adjoint(
     rows = Rows.of(x, groups, dims)
     cx = torch.empty_like(rows.x)
     tiling = rows.tiling(row_elements(rows, 2048))
-    sums = AffineSums(rows, tiling, affine)
+    sums = AffineSums(rows, tiling, affine and weight is not None)
     if cx.numel():
         affine_pair, constants = options(rows.x, weight, bias, tiling, act, p0, p1, p2)
         moving = like(cx, g), like(cx, t)
         launch(
             norm_act_adjoint_kernel, sums.programs, x, moving[0] if c is None else like(cx, c), *moving,
             rows.x, mean.contiguous(), rstd.contiguous(), *affine_pair, cx, *sums.arguments(),
-            *rows.arguments(), HAS_C=c is not None, SMOOTH=is_smooth(act), AFFINE=affine,
+            *rows.arguments(), HAS_C=c is not None, SMOOTH=is_smooth(act), AFFINE=sums.wanted,
             ACCUMULATE=sums.accumulate, **constants,
         )  # fmt: skip
-    return cx, *sums.finish()
+    return rows.restored(cx, x), *sums.finish()

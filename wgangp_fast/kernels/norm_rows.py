@@ -28,7 +28,7 @@ from .common import FILL, accumulator, launch, load, power_of_two, store
 
 @triton.jit
 def rows_of(tile, rows, groups, cg, length, LAST: tl.constexpr, R: tl.constexpr):
-    """Rows of tile number ``tile``: ``(row, n, g, start, valid)``, each [1, R, 1]; row, n, start int64."""
+    """Rows of tile number ``tile``: ``(row, g, start, valid)``, each [1, R, 1]; row and start int64."""
     first = tile.to(tl.int64) * R
     lane = tl.arange(0, R)[None, :, None]
     group = (first % groups).to(tl.int32) + lane  # int32 division: R of them, not two of 64 bits each
@@ -37,7 +37,7 @@ def rows_of(tile, rows, groups, cg, length, LAST: tl.constexpr, R: tl.constexpr)
     channels = groups * cg
     start = n * length * channels + g * cg if LAST else (n * channels + g * cg) * length
     row = first + lane
-    return row, n, g, start, row < rows
+    return row, g, start, row < rows
 
 
 @triton.jit
@@ -161,6 +161,8 @@ class Rows:
     def tiling(self, elements: int) -> dict[str, Any]:
         """Constants of a launch whose program holds ``elements`` elements of each tensor at once."""
         positions, channels = power_of_two(self.length), power_of_two(self.channels)
+        if not self.by_element:
+            positions = min(positions, 512)  # 1 KiB of memory or more; the rest of a tile is more channels
         if self.last:
             cb = min(channels, elements)
             # Neighbouring groups beside the channels until 32 elements, whole sectors of memory, are read.
@@ -179,6 +181,10 @@ class Rows:
             "WIDE": self.groups * self.channels * self.length + elements >= 2**31,
             "C_LOOP": cb < self.channels, "L_LOOP": lb < self.length, "R": r, "LB": lb, "CB": cb,
         }  # fmt: skip
+
+    def restored(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """``y``, laid out like self.x, in the strides of the x it was made of."""
+        return y if self.x is x or y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
     def arguments(self) -> tuple[int, int, int, int]:
         """What every kernel takes: rows, groups, channels of a group, length."""
@@ -225,7 +231,7 @@ class AffineSums:
         return self.partial, self.count * self.width, self.steps
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(dweight, dbias)``, both [0] where they were not asked for."""
+        """``(dweight, dbias)``, both [0] where they were not asked for or there is no weight."""
         if self.wanted and self.partial.numel():
             # 32 columns a program read whole sectors and leave many programs; rows beside each other
             # hide the latency.
