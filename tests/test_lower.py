@@ -1,21 +1,24 @@
-"""Critics with the package's own operations in their graph: right, found where they should be, and counted."""
+"""Critics with the package's own operations in their graph: right, where they should be, and counted."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
 import zoo_deep  # noqa: F401  (enters its critics into the zoo)
-from penalty_checks import compare, points
+from penalty_checks import build, compare, points
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
 
-from wgangp_fast import backend, penalty
+from wgangp_fast import backend, gradient_penalty, penalty
 from wgangp_fast.engine import capture
 from wgangp_fast.engine.lower import lower
+from wgangp_fast.engine.plan import Plan
+from wgangp_fast.explain import LAUNCHES, count_launches
 from wgangp_fast.ops.registry import KERNELS, Kernels
 
 
@@ -34,9 +37,9 @@ def forced() -> list[Kernels]:
 
 
 @pytest.fixture(params=forced(), ids=lambda kernels: kernels.which)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kernels]:
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Kernels:
     monkeypatch.setattr(penalty.Kernels, "of", staticmethod(lambda which, device: request.param))
-    yield request.param
+    return request.param
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -100,7 +103,13 @@ FOUND = {
         ["convolution", "norm_act [group_norm + relu]", "linear"],
     ),
     "instance norm": (
-        sequence(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True), nn.LeakyReLU(), nn.Flatten(), nn.Linear(64, 1)),
+        sequence(
+            nn.Conv2d(2, 4, 3),
+            nn.InstanceNorm2d(4, affine=True),
+            nn.LeakyReLU(),
+            nn.Flatten(),
+            nn.Linear(64, 1),
+        ),
         (3, 2, 6, 6),
         ["convolution", "norm_act [group_norm + leaky_relu]", "linear"],
     ),
@@ -110,7 +119,9 @@ FOUND = {
         ["linear", "norm_act [layer_norm + tanh]", "linear"],
     ),
     "norm without an activation": (
-        sequence(nn.LayerNorm(4), nn.Linear(4, 1)), (3, 4), ["norm_act [layer_norm]", "linear"],
+        sequence(nn.LayerNorm(4), nn.Linear(4, 1)),
+        (3, 4),
+        ["norm_act [layer_norm]", "linear"],
     ),
     "gate": (Gated(), (3, 2, 9), ["convolution", "split", "gate [sigmoid * tanh]", "mean", "linear"]),
     "a bias that two read": (
@@ -119,9 +130,11 @@ FOUND = {
         ["linear", "bias_act [relu]", "add", "linear"],
     ),
     "a negative slope": (
-        sequence(nn.Linear(4, 4), nn.LeakyReLU(-0.1), nn.Linear(4, 1)), (3, 4), ["linear", "leaky_relu", "linear"],
+        sequence(nn.Linear(4, 4), nn.LeakyReLU(-0.1), nn.Linear(4, 1)),
+        (3, 4),
+        ["linear", "leaky_relu", "linear"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FOUND)
@@ -142,3 +155,42 @@ def test_a_cpu_keeps_what_its_library_does_well() -> None:
 
 def test_every_kernel_of_a_sweep_is_an_operation() -> None:
     assert {"bias_act", "norm_act", "gate", "interpolate", "norm_penalty", "penalty_seed"} <= set(KERNELS)
+
+
+class Launches(TorchDispatchMode):
+    """Counts what stock code asks the device to compute: no views, no allocations, no reads of a number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name.partition("::")[2]
+        view = any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+        if not view and not name.startswith(
+            ("empty", "new_empty", "detach", "lift", "_local_scalar", "_unsafe_view")
+        ):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_fewer_launches_than_stock(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = ZOO[name]
+    real, fake, alpha = points(entry.shape)
+    critic = build(entry.build)
+    with torch.enable_grad():
+        binding = capture.bind(critic, None, real.clone().requires_grad_())
+    plan = Plan(binding.captured, False, binding.leaves, whole())
+    # interpolation, and the seed
+    ours = (
+        2
+        + LAUNCHES["norm_penalty"]
+        + count_launches(plan.sweeps.forward)
+        + count_launches(plan.sweeps.backward)
+    )
+    with Launches() as stock:
+        gradient_penalty(critic, real, fake, alpha=alpha, impl="ref").backward()
+    with capsys.disabled():
+        print(f"\n{name}: {ours} launches, stock {stock.count}", end=" ")
+    assert ours < stock.count

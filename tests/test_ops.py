@@ -145,7 +145,8 @@ def test_activation_rows(name: str, parameters: tuple[float, ...]) -> None:
         "identity": torch.clone, "relu": F.relu, "leaky_relu": lambda h: F.leaky_relu(h, *parameters),
         "tanh": torch.tanh, "sigmoid": torch.sigmoid, "elu": lambda h: torch.ops.aten.elu(h, *parameters),
         "selu": F.selu, "silu": F.silu, "gelu": F.gelu, "gelu_tanh": lambda h: F.gelu(h, approximate="tanh"),
-        "softplus": lambda h: F.softplus(h, *parameters), "smooth_elu": lambda h: F.softplus(2 * h + 2) / 2 - 1,
+        "softplus": lambda h: F.softplus(h, *parameters),
+        "smooth_elu": lambda h: F.softplus(2 * h + 2) / 2 - 1,
     }[name]  # fmt: skip
     h = x + b.view(1, 4, 1)
     y = ops.bias_act(x, b, name, *parameters, impl="ref")

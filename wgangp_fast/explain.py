@@ -31,6 +31,8 @@ class Row:
         bytes: read and written by its forward pass.
         shape: of its result.
         reason: why the generic rule took it.
+        kernel: what runs it, if not torch's own operator: an operation of the package with its backend and
+            what it was made of, or the library that was chosen for a product.
     """
 
     op: str
@@ -40,6 +42,7 @@ class Row:
     bytes: int
     shape: tuple[int, ...]
     reason: str = ""
+    kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Explanation:
     Attributes:
         rows: one a node.
         path: ``"engine"``, or ``"stock"`` with the ``reason``.
+        launches: calls that compute something, ``(forward, backward)``: what a GPU is asked to run.
         forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
             4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least.
         products: calls of a matrix product or convolution in the plan, by sweep pair.
@@ -61,6 +65,7 @@ class Explanation:
     rows: tuple[Row, ...] = ()
     forward_units: float = 0.0
     products: tuple[int, int] = (0, 0)
+    launches: tuple[int, int] = (0, 0)
     saved_bytes: int = 0
     code: tuple[str, str] = ("", "")
     generic: tuple[Row, ...] = field(default=())
@@ -68,20 +73,21 @@ class Explanation:
     def __str__(self) -> str:
         if self.path == "stock":
             return f"stock path: {self.reason}"
-        head = f"{'op':<34}{'rule':<22}{'sweep 4':<9}{'MFLOP':>10}{'KiB':>10}  result"
+        head = f"{'op':<34}{'rule':<22}{'sweep 4':<9}{'MFLOP':>10}{'KiB':>10}  {'result':<22}kernel"
         lines = [head, "-" * len(head)]
         for row in self.rows:
             sweep4 = "yes" if row.sweep4 else "-"
             lines.append(
                 f"{row.op.removeprefix('aten.'):<34}{row.rule:<22}{sweep4:<9}{row.flops / 1e6:>10.2f}"
-                f"{row.bytes / 1024:>10.1f}  {list(row.shape)}"
+                f"{row.bytes / 1024:>10.1f}  {list(row.shape)!s:<22}{row.kernel}".rstrip()
             )
         flops, moved = sum(row.flops for row in self.rows), sum(row.bytes for row in self.rows)
         lines.append("-" * len(head))
         lines.append(f"{'one forward pass':<65}{flops / 1e6:>10.2f}{moved / 1024:>10.1f}")
         lines.append(
             f"the penalty and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} "
-            f"products ({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4); "
+            f"products ({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4) and "
+            f"{sum(self.launches)} launches; "
             f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
         )
         for row in self.generic:
@@ -123,7 +129,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
     from torch.utils.flop_counter import FlopCounterMode
 
     sweeps = found.sweeps
-    rows = tuple(_row(info) for info in sweeps.nodes)
+    rows = tuple(_row(info, found.kernels) for info in sweeps.nodes)
     copies = tuple(_copy(leaf) for leaf in leaves)
     with torch.no_grad(), FlopCounterMode(display=False) as first:
         gradient, saved, numbers = found.forward(x.detach(), copies)
@@ -139,6 +145,10 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
         rows=rows,
         forward_units=round(total / flops, 4) if flops else 0.0,
         products=(count_products(sweeps.forward), count_products(sweeps.backward)),
+        launches=(
+            LAUNCHES["interpolate"] + LAUNCHES["norm_penalty"] + count_launches(sweeps.forward),
+            count_launches(sweeps.backward) + (1 if sweeps.backward is not None else 0),
+        ),
         saved_bytes=kept,
         code=(sweeps.forward.code, sweeps.backward.code if sweeps.backward is not None else ""),
         generic=tuple(row for row in rows if row.rule == "Generic"),
@@ -158,12 +168,40 @@ def count_products(module: torch.fx.GraphModule | None) -> int:
     return sum(1 for name in names if name in (*PRODUCTS, "convolution_backward"))
 
 
+#: launches of the operations that need more than one: partial sums, and what adds them in order
+LAUNCHES = {"interpolate": 1, "norm_penalty": 2}
+VIEWS = ("getitem", "t", "transpose", "permute", "empty_like", "detach", "chunk", "unbind")
+
+
+def count_launches(module: torch.fx.GraphModule | None) -> int:
+    """Calls in a sweep's code that compute something: no views, no allocations."""
+    if module is None:
+        return 0
+    return sum(_launches(node) for node in module.graph.nodes if node.op == "call_function")
+
+
+def _launches(node: torch.fx.Node) -> int:
+    schema = getattr(node.target, "_schema", None)
+    if schema is not None and any(r.alias_info and not r.alias_info.is_write for r in schema.returns):
+        return 0
+    name = _name(node.target)
+    affine = name in ("norm_act_vjp", "norm_act_adjoint") and node.args[-1] is True
+    return 0 if name in VIEWS else LAUNCHES.get(name, 2 if affine else 1)
+
+
 def _name(target: Any) -> str:
     schema = getattr(target, "_schema", None)
     return schema.name.split("::")[1] if schema is not None else getattr(target, "__name__", "")
 
 
-def _row(info: Any) -> Row:
+def _kernel(node: torch.fx.Node, kernels: Any) -> str:
+    name = _name(node.target)
+    if "kernel_of" in node.meta:
+        return f"{kernels.backend_of(name)}: {name} [{node.meta['kernel_of']}]"
+    return node.meta.get("library", "")
+
+
+def _row(info: Any, kernels: Any) -> Row:
     values = [n.meta["val"] for n in info.node.all_input_nodes]
     result = info.node.meta["val"]
     results = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -178,6 +216,7 @@ def _row(info: Any) -> Row:
         sum(t.numel() * t.element_size() for t in tensors),
         shape,
         info.reason,
+        _kernel(info.node, kernels),
     )
 
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from . import report, suite
+from . import ops_suite, report, suite
 from .environment import environment
-from .workloads import WORKLOADS, select
+from .workloads import select
 
 # Rounds, and seconds that the rounds of one workload may take: "quick" stays below two minutes on 2 cores.
 PRESETS = {"quick": (15, 6.0), "full": (31, 60.0)}
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
         "float64 first; no time is printed for a wrong one, and the exit code is then 1.",
     )
     p.add_argument(
-        "--suite", choices=["penalty"], default="penalty", help="what to measure (default: penalty)"
+        "--suite", choices=["penalty", "ops"], default="penalty", help="what to measure (default: penalty)"
     )
     p.add_argument(
         "--preset", choices=list(PRESETS), default="quick", help="which workloads, how many rounds"
@@ -83,11 +83,12 @@ def main(argv: list[str]) -> int:
         if args.plot:
             report.plot(suite.load(args.plot[0]), args.plot[1])
             return 0
-        workloads = select(args.workload, args.preset)
+        choose = select if args.suite == "penalty" else ops_suite.select
+        workloads: dict[str, Any] = dict(choose(args.workload, args.preset))
     except (ValueError, FileNotFoundError, ImportError) as error:
         p.error(str(error))
     if args.list:
-        print("\n".join(f"{name:<21} {row.preset:<6} {row.about}" for name, row in WORKLOADS.items()))
+        print("\n".join(f"{name:<23} {row.about}" for name, row in workloads.items()))
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         p.error("--device cuda: torch sees no CUDA device here; use --device cpu")
@@ -107,7 +108,8 @@ def main(argv: list[str]) -> int:
         batch=args.batch,
         memory=args.memory,
     )
-    result = suite.run(
+    measure = suite.run if args.suite == "penalty" else ops_suite.run
+    result = measure(
         workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
     )
     report.show(result)

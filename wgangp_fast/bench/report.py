@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from . import ops_suite
 from .contestants import BASELINE
 
 BUSY = 0.5
@@ -25,17 +26,27 @@ def header(result: dict[str, Any]) -> list[str]:
     if e["cuda"]:
         flags = ", ".join(f"{name} {'on' if on else 'off'}" for name, on in e["tf32"].items())
         where += f", CUDA {e['cuda']}, cuDNN {e['cudnn']}, driver {e['driver']}, TF32: {flags}"
+    first = f"{where}; Python {e['python']}; commit {commit}; {e['date']}"
+    if result["suite"] == "ops":
+        return [first, *ops_suite.header(result)]
     rule = result["rule"]
     return [
-        f"{where}; Python {e['python']}; commit {commit}; {e['date']}",
+        first,
         f"timed: {result['timed']}; interleaved rounds; '{BASELINE} / it' is the median of paired ratios",
         f"error: relative, against {rule['truth']}; allowed {rule['factor']:g} times {BASELINE}'s own in the "
         f"same dtype, or {rule['tolerance']:.1e}",
     ]
 
 
+def columns(result: dict[str, Any]) -> tuple[str, ...]:
+    """Heads of the table."""
+    return ops_suite.COLUMNS if result["suite"] == "ops" else COLUMNS
+
+
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Strings as :data:`COLUMNS`, a list for each workload and contestant; no time beside a wrong answer."""
+    """Strings as :func:`columns`, a list for each workload and contestant; no time beside a wrong answer."""
+    if result["suite"] == "ops":
+        return ops_suite.cells(result)
     return [
         [row["workload"], str(row["batch"]), name, *_numbers(entry)]
         for row in result["rows"]
@@ -73,7 +84,7 @@ def notes(result: dict[str, Any]) -> list[str]:
             lines += [f"{row['workload']}, {name}: {text}" for text in entry.get("warnings", [])]
             if entry["status"] != "ok":
                 lines.append(f"{row['workload']}, {name}: {entry['status']}: {entry['message']}")
-            elif not all(draw["kept"] for draw in entry["draws"]):
+            elif not all(draw["kept"] for draw in entry.get("draws", [])):
                 first = entry["draws"][0]
                 lines.append(
                     f"{row['workload']}, {name}: the first draw broke the rule at {first['where']} "
@@ -85,7 +96,7 @@ def notes(result: dict[str, Any]) -> list[str]:
 def markdown(result: dict[str, Any]) -> str:
     """The table, ready for a README."""
     lines = [*(f"- {line}" for line in header(result)), f"- command: `{result['command']}`", ""]
-    lines += ["| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(columns(result)) + " |", "|" + "---|" * len(columns(result))]
     lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells(result)]
     if notes(result):
         lines += ["", *(f"- {note}" for note in notes(result))]
@@ -94,7 +105,7 @@ def markdown(result: dict[str, Any]) -> str:
 
 def plain(result: dict[str, Any]) -> str:
     """The table in columns of text."""
-    rows = [list(COLUMNS), *cells(result)]
+    rows = [list(columns(result)), *cells(result)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -112,8 +123,8 @@ def show(result: dict[str, Any]) -> None:
         print(plain(result))
     else:
         table = Table()
-        for column in COLUMNS:
-            text = column in ("workload", "contestant", "error")
+        for column in columns(result):
+            text = column in ("workload", "operation", "about", "contestant", "error")
             table.add_column(column, justify="left" if text else "right", overflow="fold")
         for row in cells(result):
             table.add_row(*row)

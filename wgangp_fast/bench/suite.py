@@ -214,6 +214,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: not a result of this suite, or of another format.
     """
     result = json.loads(path.read_text())
-    if not isinstance(result, dict) or result.get("suite") != "penalty" or result.get("format") != FORMAT:
-        raise ValueError(f"{path} must be a result of `bench --suite penalty` in format {FORMAT}")
+    known = isinstance(result, dict) and result.get("suite") in ("penalty", "ops")
+    if not known or result.get("format") != FORMAT:
+        raise ValueError(f"{path} must be a result of `wgangp-fast bench` in format {FORMAT}")
     return result

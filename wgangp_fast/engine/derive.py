@@ -345,13 +345,16 @@ class Derivation:
                         self.tangent[user] = moved[args_of(user)[1]]
             elif moved is not None:
                 self.tangent[node] = moved
-            if not self._has(with_adjoint, node):
+            if not self._has(with_adjoint, node) or self._apart(node):
                 self._bend(node, t)
 
     def _has(self, with_adjoint: set[fx.Node], node: fx.Node) -> bool:
         if isinstance(value_of(node), (tuple, list)):
             return any(user in with_adjoint for user in node.users)
         return node in with_adjoint
+
+    def _apart(self, node: fx.Node) -> bool:
+        return self.rules[node].apart(self.sites[node])
 
     def _bend(self, node: fx.Node, t: dict[str, Any]) -> None:
         """Curvature alone, at a node whose output has no adjoint (early, so that tangents die young)."""
@@ -371,10 +374,12 @@ class Derivation:
             t = {s: self.tangent[slots[s]] for s in site.active if slots[s] in self.tangent}
             c = self._gather(self.adjoint, node)
             if c is None:
-                self._bend(node, t)
+                if not self._apart(node):
+                    self._bend(node, t)
                 continue
             wanted = frozenset(s for s, n in slots.items() if n in self.needed)
-            g = self._gather(self.cotangent, node) if t and rule.curved(site, frozenset(t)) & wanted else None
+            bent = t and not self._apart(node) and rule.curved(site, frozenset(t)) & wanted
+            g = self._gather(self.cotangent, node) if bent else None
             found = rule.adjoint(site, c, self._there(g) if g is not None else None, t, wanted)
             self._add(self.adjoint, node, found, self.needed)
 
@@ -416,12 +421,17 @@ class Derivation:
         rule = self.rules.get(node) if node in self.moves else None
         return NodeInfo(
             node.name,
-            str(node.target),
+            _operator_name(node.target),
             type(rule).__name__ if rule else "constant",
             rule is not None and self._has(with_adjoint, node),
             getattr(rule, "reason", ""),
             node,
         )
+
+
+def _operator_name(target: Any) -> str:
+    """``aten.relu.default``, or ``wgangp_fast.norm_act`` for the package's own."""
+    return str(target) if isinstance(target, torch._ops.OpOverload) else f"wgangp_fast.{target.__name__}"
 
 
 def derive(graph: fx.Graph, wants_x: bool, wanted: Iterable[int]) -> Sweeps:

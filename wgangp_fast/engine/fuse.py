@@ -40,6 +40,7 @@ IN_PLACE: dict[Any, Any] = {
     aten.sigmoid.default: torch.sigmoid_,
     aten.elu.default: nn.elu_,
     torch.addcmul: torch.Tensor.addcmul_,
+    torch.add: torch.Tensor.add_,  # rules add values of one shape and dtype
     torch.mul: torch.Tensor.mul_,  # rules call torch.mul where both factors have the shape of the product
     aten.div.Scalar: torch.Tensor.div_,
 }

@@ -163,7 +163,7 @@ class Lowering:
         self._erase(node)
 
     def _take_bias(self, h: fx.Node) -> tuple[Any, int]:
-        """The bias of the product ``h``, taken from it, if only this activation reads it; and its dimension."""
+        """The bias of the product ``h``, taken from it if only this activation reads it; its dimension."""
         args = list(args_of(h))
         if h.target not in (aten.convolution.default, aten.linear.default) or len(h.users) != 1:
             return None, 1

@@ -84,8 +84,11 @@ def prepare(graph: fx.Graph) -> None:
                 if isinstance(slope, (int, float)) and slope >= 0:
                     post, numbers = "leaky_relu", [float(slope)]
             if post != "none":
-                follower.meta["run"] = lambda value, *_: value
-        node.meta["run"] = functools.partial(_run, post, numbers)
+                follower.meta |= {"run": lambda value, *_: value, "library": "in the product before it"}
+        node.meta |= {
+            "run": functools.partial(_run, post, numbers),
+            "library": "oneDNN" if post == "none" else f"oneDNN, {post} in it",
+        }
 
 
 def _run(post: str, numbers: list[float], a: Any, weight: Any, bias: Any = None) -> Any:

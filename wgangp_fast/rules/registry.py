@@ -193,6 +193,11 @@ class Rule:
         """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`curved`)."""
         return {}
 
+    def apart(self, site: Site) -> bool:
+        """Whether the curvature is better made in sweep 3, where its tangent is at hand and can die, than
+        together with the adjoint in sweep 4."""
+        return False
+
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         """Sweep 4 at a node with a nonzero adjoint: vjp of ``c`` plus curvature.
 
