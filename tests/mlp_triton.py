@@ -89,7 +89,17 @@ def check(case: Case, dtype: torch.dtype, launch: Launch | None) -> None:
     theirs = list(op.mlp_penalty_ref(**settings))
     theirs[0], theirs[2] = truth[0], truth[2] = penalty_of(ours[1].double(), case)
     theirs[0], theirs[2] = theirs[0].float(), theirs[2].float()
-    compare(what, op.MlpPenalty._fields, ours, theirs, truth)
+    # A unit that rounding takes over the kink has another gradient, rightly: such rows are left out.
+    sides = torch.stack([results[6] > 0 for results in (ours, theirs, truth)])
+    kept = (
+        (sides == sides[0]).all(0).all(1) if case.act != "tanh" else torch.ones(case.rows, dtype=torch.bool)
+    )
+    assert kept.sum() * 2 >= case.rows, f"{what}: too many units change sides"
+    picked = [
+        [value if index in (0, 2) else value[kept] for index, value in enumerate(results)]
+        for results in (ours, theirs, truth)
+    ]
+    compare(what, op.MlpPenalty._fields, *picked)
     incoming = incoming_of(case, torch.float32)
     backward = [
         call(kernels.mlp_penalty_backward, settings, ours, incoming, launch=launch),
@@ -103,8 +113,8 @@ def widened_settings(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: widened(value) for name, value in settings.items()}
 
 
-def repair_bfloat16_products() -> None:
-    """The interpreter keeps bfloat16 as integers, and its dot multiplies those."""
+def repair_bfloat16() -> None:
+    """The interpreter keeps bfloat16 as integers: its dot multiplies those, and its casts cut off bits."""
     from triton.runtime import interpreter
 
     dot = interpreter.InterpreterBuilder.create_dot
@@ -119,10 +129,20 @@ def repair_bfloat16_products() -> None:
         return dot(self, float_of(a), float_of(b), *rest)
 
     interpreter.InterpreterBuilder.create_dot = repaired
+    cast = interpreter.InterpreterBuilder.cast_impl
+
+    def rounding(self: Any, source: Any, target: Any) -> Any:
+        kinds = (source.dtype.scalar, target.scalar)
+        if kinds != (triton.language.float32, triton.language.bfloat16):
+            return cast(self, source, target)
+        rounded = torch.from_numpy(source.data.copy()).bfloat16().view(torch.int16).numpy()
+        return interpreter.TensorHandle(rounded.view("uint16"), triton.language.bfloat16)
+
+    interpreter.InterpreterBuilder.cast_impl = rounding
 
 
 def values() -> None:
-    repair_bfloat16_products()
+    repair_bfloat16()
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for case, launch in CASES:
             check(case, dtype, launch)
