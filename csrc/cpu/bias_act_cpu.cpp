@@ -9,6 +9,7 @@ namespace {
 template <class T, class Loop>
 void with_bias(const T* bias, Channels channels, int64_t count, const Loop& loop) {
   using A = Acc<T>;
+  if (count == 0) return;
   if (bias == nullptr || channels.count == 0) {
     // x + -0 is x for every x, also for -0.
     return flat(count, [&](int64_t begin, int64_t end) { loop(begin, end - begin, Uniform<A>{A(-0.0)}); });

@@ -99,7 +99,9 @@ inline int64_t affine_count(const NormRows& rows) {
 inline int64_t row_size(const NormRows& rows) { return rows.channels * rows.length; }
 
 // Affine sums: samples of one block add to the same partial sums, [2, affine_count] a block.
-inline int64_t block_rows(const NormRows& rows, bool affine) { return affine ? divide_up(rows.n, 32) : 1; }
+inline int64_t block_rows(const NormRows& rows, bool affine) {
+  return affine && rows.n > 32 ? divide_up(rows.n, 32) : 1;
+}
 inline int64_t blocks_of(const NormRows& rows, bool affine) {
   return divide_up(rows.n, block_rows(rows, affine));
 }
