@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 
 import pytest
 import torch
 import zoo_deep  # noqa: F401  (enters its critics into the zoo)
-from penalty_checks import build, compare, points
+from penalty_checks import assert_same, build, compare, points
+from penalty_checks import penalty as penalty_of
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -194,3 +196,47 @@ def test_fewer_launches_than_stock(name: str, capsys: pytest.CaptureFixture[str]
     with capsys.disabled():
         print(f"\n{name}: {ours} launches, stock {stock.count}", end=" ")
     assert ours < stock.count
+
+
+MLPS = {
+    "relu": (sequence(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 1)), (7, 6), True),
+    "tanh, flattened": (sequence(nn.Flatten(), nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 1)), (7, 2, 3), True),
+    "one layer": (sequence(nn.Linear(6, 1)), (7, 6), True),
+    "dropout, squeezed": (
+        sequence(
+            *(nn.Linear(6, 9), nn.LeakyReLU(0.2), nn.Dropout(0.5), nn.Linear(9, 9, bias=False)),
+            *(nn.LeakyReLU(0.2), nn.Dropout(0.3), nn.Linear(9, 1), lambda h: h.squeeze(1)),
+        ),
+        (7, 6),
+        True,
+    ),
+    "two activations": (
+        sequence(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 9), nn.Tanh(), nn.Linear(9, 1)),
+        (7, 6),
+        False,
+    ),
+    "two scores": (sequence(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 2)), (7, 6), False),
+    "a skip": (sequence(nn.Linear(6, 6), lambda h: F.relu(h) + h, nn.Linear(6, 1)), (7, 6), False),
+    "rows that change": (
+        sequence(lambda h: h.view(-1, 12), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 1)),
+        (8, 6),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MLPS)
+def test_mlps_are_one_operation(name: str, kernels: Kernels) -> None:
+    critic, shape, expected = MLPS[name]
+    if kernels.which == "cpu":
+        pytest.skip("no kernel for a CPU: library products are faster")
+    dtype = torch.float64 if kernels.which == "ref" else torch.float32
+    made = build(lambda: copy.deepcopy(critic).to(dtype), dtype)
+    with torch.enable_grad():
+        binding = capture.bind(made, None, torch.randn(shape, dtype=dtype, requires_grad=True))
+    assert (Plan(binding.captured, False, binding.leaves, kernels).mlp is not None) == expected
+    batch = points(shape, dtype)
+    tolerance = 1e-9 if dtype == torch.float64 else 2e-5
+    for options in ({}, {"target": 0.0}, {"one_sided": True, "reduction": "none"}):
+        ours, stock = (penalty_of(made, batch, impl, **options) for impl in ("auto", "ref"))
+        assert_same(ours, stock, tolerance)

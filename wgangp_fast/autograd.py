@@ -111,6 +111,62 @@ def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     return [of_real, of_fake, of_alpha, *of_leaves]
 
 
+@dataclass
+class MlpCall:
+    """One penalty of an MLP critic, interpolation and all.
+
+    Attributes:
+        plan: the plan, with its ``mlp``.
+        real, fake: ``[N, ...]``.
+        alpha: ``[N]``, or None: drawn by the kernel at ``key``.
+        key: seed and offset of the draw.
+        target, one_sided, reduction: as in :class:`Call`.
+    """
+
+    plan: Any
+    real: Tensor
+    fake: Tensor
+    alpha: Tensor | None
+    key: tuple[int, int]
+    target: float = 1.0
+    one_sided: bool = False
+    reduction: int = 2
+
+
+class MlpPenaltyFunction(Function):
+    """``(call, *leaves) -> penalty`` of an MLP critic: one launch forward, one backward, and the products."""
+
+    @staticmethod
+    def forward(ctx: Any, call: MlpCall, *leaves: Any) -> Tensor:
+        mlp, rows = call.plan.mlp, len(call.real)
+        real, fake = (v.detach().reshape(rows, -1).contiguous() for v in (call.real, call.fake))
+        weights, biases = mlp.arguments(leaves)
+        masks = mlp.masks(rows, real)
+        value, _, slope, _, x, gradient, h, g = mlp.kernels.mlp_penalty(
+            real, fake, call.alpha, *call.key, 1, weights, biases, masks, mlp.act, mlp.slope,
+            call.target, call.one_sided, call.reduction,
+        )  # fmt: skip
+        ctx.plan = call.plan
+        ctx.save_for_backward(slope, gradient, h, g, x, *weights, *(m for m in masks if m is not None))
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        return None, *first_order_only(ctx, _mlp_gradients, grad_outputs[0])
+
+
+def _mlp_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+    mlp = ctx.plan.mlp
+    slope, gradient, h, g, x, *rest = _saved(ctx)
+    count = len(mlp.weights)
+    weights, drawn = rest[:count], iter(rest[count:])
+    masks = [None if drop is None else next(drawn) for drop in mlp.dropouts]
+    t, c = mlp.kernels.mlp_penalty_backward(
+        incoming, slope, gradient, h, g, weights, masks, mlp.act, mlp.slope
+    )
+    return ctx.plan.complete(mlp.gradients(t, c, g, h, x, masks))
+
+
 class InputGradientFunction(Function):
     """``(call, x, *leaves) -> gradient of critic(x).sum()``, differentiable once more: the penalty's
     building block for callers with a norm of their own."""

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from . import backend, checks, reference, wrappers
-from .autograd import Call, GradientPenaltyFunction, InputGradientFunction
+from .autograd import (
+    Call,
+    GradientPenaltyFunction,
+    InputGradientFunction,
+    MlpCall,
+    MlpPenaltyFunction,
+)
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
@@ -79,19 +85,25 @@ def gradient_penalty(
     critic, finish = wrappers.enter(critic)
     kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
     key = (0, 0) if weights is not None else draw_key(generator, real.device)
-    with torch.no_grad():
-        x, drawn = kernels.interpolate(real, fake, weights, *key)
-    weights = drawn if weights is None else weights
     refusal = None
     if chosen != "ref":
         wants_x = torch.is_grad_enabled() and (
-            real.requires_grad or fake.requires_grad or weights.requires_grad
+            real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
         )
+        # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
+        # known, which may make them in a kernel of its own.
+        like = real.detach() if real.is_contiguous() else torch.empty_like(real)
+        plan, leaves, refusal = _plan(critic, output, like, wants_x, kernels)
+        if plan is not None and plan.mlp is not None:
+            whole = MlpCall(plan, real, fake, weights, key, float(target), one_sided, REDUCTIONS[reduction])
+            return finish(MlpPenaltyFunction.apply(whole, *leaves))
+    with torch.no_grad():
+        x, drawn = kernels.interpolate(real, fake, weights, *key)
+    weights = drawn if weights is None else weights
+    if chosen != "ref" and plan is not None:
         points = (real, fake, weights) if wants_x else (None, None, None)
-        plan, leaves, refusal = _plan(critic, output, x, wants_x, kernels)
-        if plan is not None:
-            call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
-            return finish(GradientPenaltyFunction.apply(call, *points, *leaves))
+        call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
+        return finish(GradientPenaltyFunction.apply(call, *points, *leaves))
     with torch.enable_grad(), wrappers.reaching() as reach:
         penalty = reference.gradient_penalty(
             _scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1)),

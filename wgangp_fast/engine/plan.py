@@ -14,6 +14,7 @@ from .capture import Binding, Captured
 from .derive import Sweeps, derive
 from .fuse import fuse
 from .lower import lower
+from .mlp import Mlp, recognise
 
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
@@ -59,10 +60,12 @@ class Plan:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
         kernels: the implementations of the package's own operations that it runs on.
+        mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
     """
 
     def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...], kernels: Kernels) -> None:
         self.kernels = kernels
+        self.mlp: Mlp | None = None if wants_x else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
@@ -103,12 +106,16 @@ class Plan:
             saved[:] = [next(tensors if is_tensor else values) for is_tensor in self.sweeps.saved_is_tensor]
             del tensors
         of_x, *found = self._backward(seed, saved)
-        for k, (shape, dtype, device) in zip(self._zero, self._zero_like):
-            found[k] = torch.zeros(shape, dtype=dtype, device=device)
+        return of_x, self.complete(dict(zip(self.wanted, found)))
+
+    def complete(self, found: dict[int, Tensor]) -> list[Tensor | None]:
+        """Gradients of all leaves from those of some: zeros where stock code has zeros, else None."""
         gradients: list[Tensor | None] = [None] * self.count
-        for i, value in zip(self.wanted, found):
-            gradients[i] = value
-        return of_x, gradients
+        for i in self.wanted:
+            gradients[i] = found.get(i)
+        for k, (shape, dtype, device) in zip(self._zero, self._zero_like):
+            gradients[self.wanted[k]] = torch.zeros(shape, dtype=dtype, device=device)
+        return gradients
 
 
 def plan_of(binding: Binding, wants_x: bool, kernels: Kernels | None = None) -> Plan:

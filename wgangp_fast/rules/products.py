@@ -42,7 +42,7 @@ def _takes(rows: int, inner: int, columns: int, value: Tensor) -> bool:
         and value.dtype == torch.float32
         and min(rows, inner, columns) > 1
         and rows * inner * columns >= LEAST
-        and torch.backends.mkldnn.enabled
+        and bool(torch.backends.mkldnn.enabled)
         and onednn_is_faster()
     )
 
