@@ -124,6 +124,25 @@ struct NormRow {
         });
   }
 
+  // use(load(offset)) for every pack of the thread, four loads under way at once: the first pass over a row
+  // is the one that waits for memory, and one load a thread does not fill it.
+  template <class Load, class Use>
+  __device__ __forceinline__ void sum_pass(Load&& load, Use&& use) const {
+    walk_channels(share, call.map.shape.channels, [&](int64_t base) {
+      int64_t at = share.at;
+      const int64_t step = share.at_step, stride = share.at_stride;
+      for (; at + 3 * step < share.at_end; at += 4 * step) {
+        const auto a = load(base + at * stride), b = load(base + (at + step) * stride);
+        const auto c = load(base + (at + 2 * step) * stride), d = load(base + (at + 3 * step) * stride);
+        use(a);
+        use(b);
+        use(c);
+        use(d);
+      }
+      for (; at < share.at_end; at += step) use(load(base + at * stride));
+    });
+  }
+
  private:
   __device__ __forceinline__ void open(int64_t channel) {
     if (call.map.shape.per_element) return;
@@ -151,8 +170,8 @@ struct NormForward {
     using A = Acc<T>;
     const NormCall<T>& call = row.call;
     A sum[1] = {A(0)};
-    row.pass(false, [&](int64_t, int64_t offset) {
-      const Values<T, W> x = load_pack<W>(call.x + offset);
+    const auto load_x = [&](int64_t offset) { return load_pack<W>(call.x + offset); };
+    row.sum_pass(load_x, [&](const Values<T, W>& x) {
       WGANGP_FAST_UNROLL
       for (int j = 0; j < W; ++j) sum[0] += x.at[j];
     });
@@ -160,8 +179,7 @@ struct NormForward {
     row.mean = sum[0] / row.count;
     // Squares of deviations, in a pass of their own: sums of squares would cancel beside a large mean.
     sum[0] = 0;
-    row.pass(false, [&](int64_t, int64_t offset) {
-      const Values<T, W> x = load_pack<W>(call.x + offset);
+    row.sum_pass(load_x, [&](const Values<T, W>& x) {
       WGANGP_FAST_UNROLL
       for (int j = 0; j < W; ++j) sum[0] += (x.at[j] - row.mean) * (x.at[j] - row.mean);
     });
@@ -226,14 +244,18 @@ struct NormJvp {
     const NormCall<T>& call = row.call;
     row.read_statistics();
     A sum[2] = {A(0), A(0)};  // of t, of xh*t
-    row.pass(false, [&](int64_t, int64_t offset) {
-      const Values<T, W> t = load_pack<W>(call.t + offset), xh = row.normalised(offset);
-      WGANGP_FAST_UNROLL
-      for (int j = 0; j < W; ++j) {
-        sum[0] += t.at[j];
-        sum[1] += xh.at[j] * t.at[j];
-      }
-    });
+    struct Pair {
+      Values<T, W> t, x;
+    };
+    row.sum_pass(
+        [&](int64_t offset) { return Pair{load_pack<W>(call.t + offset), load_pack<W>(call.x + offset)}; },
+        [&](const Pair& pair) {
+          WGANGP_FAST_UNROLL
+          for (int j = 0; j < W; ++j) {
+            sum[0] += pair.t.at[j];
+            sum[1] += (pair.x.at[j] - row.mean) * row.rstd * pair.t.at[j];
+          }
+        });
     row_sum(call.map, sum);
     const A along_one = sum[0] / row.count, along_xh = sum[1] / row.count;
     row.pass(false, [&](int64_t at, int64_t offset) {

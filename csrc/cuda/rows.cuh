@@ -160,6 +160,15 @@ __device__ __forceinline__ void walk(const Share& share, int64_t channels, Open&
   }
 }
 
+// visit(offset of the channel) for each of the thread's channels.
+template <class Visit>
+__device__ __forceinline__ void walk_channels(const Share& share, int64_t channels, Visit&& visit) {
+  for (int32_t round = 0; round < share.rounds; ++round) {
+    const int32_t channel = share.channel + round * share.channel_step;
+    if (share.valid && channel < channels) visit(share.base + channel * share.channel_stride);
+  }
+}
+
 // How a launch cuts the rows up, in packs of `width` elements; no more than `most_teams` to a block. It
 // depends on the shape alone, so that equal calls give equal bits.
 RowMap row_map(const NormRows& shape, int width, int64_t most_teams);
