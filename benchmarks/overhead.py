@@ -20,7 +20,6 @@ from torch import nn
 import wgangp_fast
 from wgangp_fast.bench.environment import environment
 from wgangp_fast.engine import capture, plan
-from wgangp_fast.ops import interpolate, norm_penalty
 
 ROUNDS, CALLS = 60, 50
 
@@ -35,10 +34,10 @@ def main() -> None:
     )
     real, fake, alpha = torch.randn(4, 8), torch.randn(4, 8), torch.rand(4)
     parameters = list(critic.parameters())
-    weights = alpha.view(-1, 1)
     with torch.enable_grad():
         binding = capture.bind(critic, None, real.clone().requires_grad_())
     ready = plan.plan_of(binding, wants_x=False)
+    kernels, one = ready.kernels, torch.ones(())
 
     def call() -> None:
         for parameter in parameters:
@@ -47,12 +46,10 @@ def main() -> None:
 
     def operations() -> None:
         with torch.no_grad():
-            x = interpolate(real, fake, weights)
+            x, _ = kernels.interpolate(real, fake, alpha, 0, 0)
             gradient, saved, numbers = ready.forward(x, binding.leaves)
-            penalty, _, slope = norm_penalty(gradient)
-            slope /= len(slope)
-            penalty.mean()
-            ready.backward(gradient * slope.view(-1, 1), saved, numbers)
+            _, _, slope = kernels.norm_penalty(gradient, 1.0, False, 2)
+            ready.backward(kernels.penalty_seed(gradient, slope, one), saved, numbers)
 
     def microseconds(function) -> float:
         begin = time.perf_counter()

@@ -7,6 +7,7 @@ them. What an implementation is called and takes is in :mod:`~wgangp_fast.ops.re
 from .bias_act import bias_act, bias_act_adjoint, bias_act_grad
 from .gate import gate
 from .interpolate import interpolate
+from .mlp_penalty import mlp_penalty, mlp_penalty_backward
 from .norm_act import norm_act
 from .norm_penalty import norm_penalty, penalty_seed
 from .registry import KERNELS, implementation
@@ -19,6 +20,8 @@ __all__ = [
     "gate",
     "implementation",
     "interpolate",
+    "mlp_penalty",
+    "mlp_penalty_backward",
     "norm_act",
     "norm_penalty",
     "penalty_seed",
