@@ -104,12 +104,14 @@ class Convolution(Bilinear):
     a, b, bias = "input", "weight", "bias"
 
     def apart(self, site: Site) -> bool:
-        # One call on both pairs saves a pass over the weights and costs a copy of the activations. On a CPU
-        # that pays for large weights alone: at batch 16, 256 to 512 channels at 8 x 8 take 19.6 ms instead
-        # of 27.7, but 64 to 128 at 32 x 32 save 0.2 of 10 ms, and the copies take more.
+        # One call on both pairs saves a call and a pass over the weights, and costs a copy of the activations.
+        # On a CPU that pays for small activations and for large weights: at batch 16, 256 to 512 channels at
+        # 8 x 8 take 19.6 ms instead of 27.7, but 64 to 128 at 32 x 32 save 0.2 of 10 ms, and copying takes
+        # more than that.
         if site.val(self.a).device.type != "cpu":
             return False
-        return site.val(self.b).numel() < 2 * (site.val(self.a).numel() + site.result.numel())
+        copied = site.val(self.a).numel() + site.result.numel()
+        return copied > 1 << 18 and site.val(self.b).numel() < 2 * copied
 
     def _geometry(self, site: Site) -> tuple[Any, ...]:
         names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
