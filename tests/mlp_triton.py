@@ -227,7 +227,7 @@ def report(
 
     smooth, hidden = act == 3, len(widths) - 2
     forward = kernel is kernels.forward_kernel
-    phases = 2 * hidden if forward else 2 * hidden - 1 if smooth else hidden
+    phases = max(1, 2 * hidden if forward else 2 * hidden - 1 if smooth else hidden)
     constants = {
         "WIDTHS": widths, "OFFSETS": tuple(sum(widths[1 : 1 + n]) for n in range(hidden + 1)), "ACT": act,
         "SLOPE": 0.2, "ONE_SIDED": False, "ZERO_CENTRED": False, "REDUCTION": 2, "PER_ROW": False,
@@ -238,14 +238,16 @@ def report(
     other = dict.fromkeys(("penalty", "norm", "slope", "squares", "incoming"), "*fp32")
     other |= dict.fromkeys(("seed_low", "seed_high", "offset_low", "offset_high", "rows"), "i32")
     other |= {"counters": "*i32", "target": "fp32", "weights": (half,) * (hidden + 1)}
-    other |= {"biases": (half,) * hidden, "masks": (half,) * hidden if smooth else ("constexpr",) * hidden}
+    for name in ("biases", "masks"):  # the launcher's tuples are never empty
+        other[name] = (half,) * hidden if hidden and (smooth or name == "biases") else ("constexpr",)
     signature, values, hints = {}, {}, {}
     for index, name in enumerate(kernel.arg_names):
         signature[name] = "constexpr" if name in constants else other.get(name, half)
         if name in constants:
             values[(index,)] = constants[name]
-        elif name == "masks" and not smooth:
-            values |= {(index, layer): None for layer in range(hidden)}
+        elif signature[name] == ("constexpr",):
+            signature[name] *= max(hidden, 1)
+            values |= {(index, layer): None for layer in range(max(hidden, 1))}
         elif name == "weights":
             hints |= {(index, layer): [["tt.divisibility", 16]] for layer in range(hidden + 1)}
         elif signature[name] == half:
@@ -272,6 +274,7 @@ def report(
 def compile_all() -> None:
     ctgan, toy = (1000, 256, 256, 1), (2, 512, 512, 512, 1)
     for widths, rows, dtype, act, capability in (
+        ((40, 1), 50, "float32", 1, 90),
         (ctgan, 50, "float32", 2, 90),
         (ctgan, 50, "bfloat16", 3, 80),
         (toy, 256, "float32", 3, 90),

@@ -279,12 +279,13 @@ def mlp_penalty(
     tiles = triton.cdiv(rows, launch.bm)
     scratch = (empty(launch.parts, rows, dtype=torch.float32), _counters(real.device, tiles + 1))
     for first, last in _phases(max(2 * len(weights) - 2, 1), launch):
-        forward_kernel[(tiles, launch.parts)](
-            real, fake, alpha, *words(seed), *words(offset), *_layers(weights, biases, masks),
-            float(target), *out, *scratch, rows, WIDTHS=widths, OFFSETS=offsets, ACT=act,
-            SLOPE=float(negative_slope), ONE_SIDED=one_sided, ZERO_CENTRED=target == 0, REDUCTION=reduction,
-            FIRST=first, LAST=last, **_settings(launch, precision),
-        )  # fmt: skip
+        with torch.cuda.device_of(real):  # Triton launches on the current device
+            forward_kernel[(tiles, launch.parts)](
+                real, fake, alpha, *words(seed), *words(offset), *_layers(weights, biases, masks),
+                float(target), *out, *scratch, rows, WIDTHS=widths, OFFSETS=offsets, ACT=act,
+                SLOPE=float(negative_slope), ONE_SIDED=one_sided, ZERO_CENTRED=target == 0,
+                REDUCTION=reduction, FIRST=first, LAST=last, **_settings(launch, precision),
+            )  # fmt: skip
     return out
 
 
@@ -314,11 +315,12 @@ def mlp_penalty_backward(
     tiles, hidden = triton.cdiv(rows, launch.bm), len(weights) - 1
     counters = _counters(gradient.device, tiles + 1)
     for first, last in _phases(max(2 * hidden - 1 if smooth else hidden, 1), launch):
-        backward_kernel[(tiles, launch.parts)](
-            incoming, slope, gradient, h, g, *_layers(weights, masks), t, c, counters, rows,
-            WIDTHS=widths, OFFSETS=offsets, ACT=act, SLOPE=float(negative_slope),
-            PER_ROW=incoming.dim() > 0, FIRST=first, LAST=last, **_settings(launch, precision),
-        )  # fmt: skip
+        with torch.cuda.device_of(gradient):  # Triton launches on the current device
+            backward_kernel[(tiles, launch.parts)](
+                incoming, slope, gradient, h, g, *_layers(weights, masks), t, c, counters, rows,
+                WIDTHS=widths, OFFSETS=offsets, ACT=act, SLOPE=float(negative_slope),
+                PER_ROW=incoming.dim() > 0, FIRST=first, LAST=last, **_settings(launch, precision),
+            )  # fmt: skip
     return t, c
 
 
