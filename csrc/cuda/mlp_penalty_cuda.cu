@@ -4,7 +4,8 @@
 // What a layer writes the next one reads from global memory (h, g and t are results, and stay in the cache).
 // Where there are fewer tiles than multiprocessors, the blocks of a cluster share a tile: each makes its
 // share of every layer's columns, and the cluster meets between the layers. Devices without clusters run one
-// block a tile. The order of every sum depends on the shapes and the device alone: equal inputs give equal bits.
+// block a tile. The order of every sum depends on the shapes and the device alone: equal inputs give equal
+// bits.
 #include "common/philox.h"
 #include "cuda/mlp_tile.cuh"
 
