@@ -168,9 +168,10 @@ class Machine {
     while (stacks_.size() < fibers_.size()) stacks_.push_back(std::make_unique<char[]>(kStack));
     for (size_t i = 0; i < fibers_.size(); ++i) start(i, first, threads);
     while (true) {
-      if (step()) continue;
-      if (std::all_of(fibers_.begin(), fibers_.end(), [](auto& f) { return f.state == State::done; })) break;
       try {
+        if (step()) continue;
+        if (std::all_of(fibers_.begin(), fibers_.end(), [](auto& f) { return f.state == State::done; }))
+          break;
         release(threads);
       } catch (...) {
         stacks_.clear();  // the fibers on them are lost, and so are the shadows that sanitizers keep
@@ -195,10 +196,26 @@ class Machine {
     makecontext(&fiber.context, &Machine::enter, 0);
   }
 
-  // Runs every thread that can run once, up to where it waits; false where there was none.
+  size_t first_of_warp(size_t fiber) const { return fiber - static_cast<size_t>(fibers_[fiber].lane); }
+  size_t end_of_warp(size_t first) const {
+    size_t end = first;
+    while (end < fibers_.size() && first_of_warp(end) == first) ++end;
+    return end;
+  }
+
+  // Lets one warp run up to where it waits, false where no thread can run. A warp goes as far as it can
+  // before the next one starts: what only a barrier would have kept apart then meets.
   bool step() {
-    std::vector<size_t> ready;
+    std::vector<size_t> warps;
     for (size_t i = 0; i < fibers_.size(); ++i)
+      if (fibers_[i].state == State::ready && (warps.empty() || warps.back() != first_of_warp(i)))
+        warps.push_back(first_of_warp(i));
+    if (warps.empty()) return false;
+    const size_t chosen = settings.order == Order::forward   ? 0
+                          : settings.order == Order::reverse ? warps.size() - 1
+                                                             : random_() % warps.size();
+    std::vector<size_t> ready;
+    for (size_t i = warps[chosen]; i < fibers_.size() && first_of_warp(i) == warps[chosen]; ++i)
       if (fibers_[i].state == State::ready) ready.push_back(i);
     if (settings.order == Order::reverse) std::reverse(ready.begin(), ready.end());
     if (settings.order == Order::shuffled) std::shuffle(ready.begin(), ready.end(), random_);
@@ -215,7 +232,8 @@ class Machine {
       swapcontext(&scheduler_, &current_->context);
 #endif
     }
-    return !ready.empty();
+    release_shuffles(warps[chosen], end_of_warp(warps[chosen]));
+    return true;
   }
 
   // Every thread waits or is done: lets go the barriers and shuffles that are complete.
