@@ -161,7 +161,7 @@ class Rows:
     def tiling(self, elements: int) -> dict[str, Any]:
         """Constants of a launch whose program holds ``elements`` elements of each tensor at once."""
         positions, channels = power_of_two(self.length), power_of_two(self.channels)
-        if not self.by_element:
+        if self.channels > 1 and positions * channels > elements:
             positions = min(positions, 512)  # 1 KiB of memory or more; the rest of a tile is more channels
         if self.last:
             cb = min(channels, elements)
@@ -192,8 +192,10 @@ class Rows:
 
 
 def warps(tiling: dict[str, Any]) -> int:
-    """8 elements a lane: four float32 tensors, their sums and an activation stay in the registers."""
-    return min(max(tiling["R"] * tiling["LB"] * tiling["CB"] // 256, 1), 16)
+    """8 elements a lane: four float32 tensors, their sums and an activation stay in the registers.
+    4 in channels_last, whose offsets take registers too."""
+    lane = 4 if tiling["LAST"] else 8
+    return min(max(tiling["R"] * tiling["LB"] * tiling["CB"] // (32 * lane), 1), 16)
 
 
 class AffineSums:
