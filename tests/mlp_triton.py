@@ -22,7 +22,7 @@ from mlp_cases import Case, arguments, incoming_of
 from torch import Tensor
 
 from wgangp_fast.kernels import mlp_penalty as kernels
-from wgangp_fast.ops import mlp_penalty as op
+from wgangp_fast.ops.mlp_penalty import MlpPenalty, mlp_penalty_backward_ref, mlp_penalty_ref
 
 Launch = kernels.Launch
 WHOLE = Launch(16, 16, 16, 1, 4, 2)
@@ -81,12 +81,12 @@ def check(case: Case, dtype: torch.dtype, launch: Launch | None) -> None:
     what = f"{case} {dtype} {launch}"
     same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, again))
     assert same, f"{what}: two runs differ"
-    alpha = op.mlp_penalty_ref(**settings)[3]
+    alpha = mlp_penalty_ref(**settings)[3]
     assert torch.equal(ours[3], alpha), f"{what}: alpha"
     exact = {**widened_settings(settings), "alpha": alpha.double()}
-    truth = list(op.mlp_penalty_ref(**exact))
+    truth = list(mlp_penalty_ref(**exact))
     # In a low precision the norm's rounding can cancel or not in the value: the value is that of our norm.
-    theirs = list(op.mlp_penalty_ref(**settings))
+    theirs = list(mlp_penalty_ref(**settings))
     theirs[0], theirs[2] = truth[0], truth[2] = penalty_of(ours[1].double(), case)
     theirs[0], theirs[2] = theirs[0].float(), theirs[2].float()
     # A unit that rounding takes over the kink has another gradient, rightly: such rows are left out.
@@ -99,12 +99,12 @@ def check(case: Case, dtype: torch.dtype, launch: Launch | None) -> None:
         [value if index in (0, 2) else value[kept] for index, value in enumerate(results)]
         for results in (ours, theirs, truth)
     ]
-    compare(what, op.MlpPenalty._fields, *picked)
+    compare(what, MlpPenalty._fields, *picked)
     incoming = incoming_of(case, torch.float32)
     backward = [
         call(kernels.mlp_penalty_backward, settings, ours, incoming, launch=launch),
-        call(op.mlp_penalty_backward_ref, settings, ours, incoming),
-        call(op.mlp_penalty_backward_ref, exact, widened(ours), incoming.double()),
+        call(mlp_penalty_backward_ref, settings, ours, incoming),
+        call(mlp_penalty_backward_ref, exact, widened(ours), incoming.double()),
     ]
     compare(f"{what} backward", "tc", *backward)
 

@@ -12,15 +12,15 @@ import torch
 from mlp_cases import REFERENCE_CASES, Case, arguments, incoming_of, stock, weight_gradients
 
 from wgangp_fast.backend import BackendError
-from wgangp_fast.ops import mlp_penalty as op
+from wgangp_fast.ops.mlp_penalty import mlp_penalty, mlp_penalty_backward
 
 
 @pytest.mark.parametrize("case", REFERENCE_CASES, ids=str)
 def test_reference_is_what_autograd_finds(case: Case) -> None:
     settings = arguments(case, torch.float64)
     incoming = incoming_of(case, torch.float64)
-    outputs = op.mlp_penalty(**settings)
-    t, c = op.mlp_penalty_backward(
+    outputs = mlp_penalty(**settings)
+    t, c = mlp_penalty_backward(
         incoming, outputs.slope, outputs.gradient, outputs.h, outputs.g,
         settings["weights"], settings["masks"], settings["act"], settings["negative_slope"],
     )  # fmt: skip
@@ -36,21 +36,21 @@ def test_reference_is_what_autograd_finds(case: Case) -> None:
 
 def test_alpha_is_returned_or_drawn_the_same_for_every_batch_size() -> None:
     given = arguments(Case(), torch.float64)
-    assert torch.equal(op.mlp_penalty(**given).alpha, given["alpha"])
+    assert torch.equal(mlp_penalty(**given).alpha, given["alpha"])
     few, many = (arguments(Case(given_alpha=False, batch=n), torch.float32) for n in (3, 500))
-    drawn = op.mlp_penalty(**many).alpha
-    assert torch.equal(op.mlp_penalty(**few).alpha, drawn[:3])
+    drawn = mlp_penalty(**many).alpha
+    assert torch.equal(mlp_penalty(**few).alpha, drawn[:3])
     assert drawn.unique().numel() > 490
     assert 0 <= drawn.min() < 0.02
     assert 0.98 < drawn.max() < 1
     many["offset"] += 1
-    assert not torch.equal(op.mlp_penalty(**many).alpha, drawn)
+    assert not torch.equal(mlp_penalty(**many).alpha, drawn)
 
 
 @pytest.mark.parametrize("reduction", [0, 1, 2])
 def test_empty_batch(reduction: int) -> None:
     settings = arguments(Case(batch=0, reduction=reduction), torch.float64)
-    outputs = op.mlp_penalty(**settings)
+    outputs = mlp_penalty(**settings)
     expected = (torch.zeros(0), torch.tensor(0.0), torch.tensor(float("nan")))[reduction].double()
     torch.testing.assert_close(outputs.value, expected, equal_nan=True)
     assert outputs.h.shape == (0, 49)
@@ -59,7 +59,7 @@ def test_empty_batch(reduction: int) -> None:
 def test_a_gradient_of_zero_has_slope_zero() -> None:
     settings = arguments(Case(act="relu", reduction=1), torch.float64)
     settings["biases"][0].fill_(-1e3)  # every unit is off
-    outputs = op.mlp_penalty(**settings)
+    outputs = mlp_penalty(**settings)
     assert outputs.value == 20
     assert torch.equal(outputs.slope, torch.zeros(20, dtype=torch.float64))
 
@@ -82,14 +82,14 @@ def test_a_gradient_of_zero_has_slope_zero() -> None:
 )
 def test_errors_name_the_argument(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        op.mlp_penalty(**{**arguments(Case(), torch.float64), **change})
+        mlp_penalty(**{**arguments(Case(), torch.float64), **change})
 
 
 def test_a_named_backend_runs_or_says_why_not() -> None:
     with pytest.raises(BackendError, match="float32, float16 and bfloat16"):
-        op.mlp_penalty(**arguments(Case(), torch.float64), impl="triton")
+        mlp_penalty(**arguments(Case(), torch.float64), impl="triton")
     with pytest.raises(BackendError, match="'cuda' and 'triton'"):
-        op.mlp_penalty(**arguments(Case(), torch.float32), impl="cpu")
+        mlp_penalty(**arguments(Case(), torch.float32), impl="cpu")
 
 
 @pytest.mark.parametrize("part", ["values", "meetings", "compile"])
