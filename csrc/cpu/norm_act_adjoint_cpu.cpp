@@ -33,7 +33,7 @@ void adjoint(Activation act, const T* c, const T* g, const T* t, const T* x, con
   using A = Acc<T>;
   const Affine<T> affine(weight, bias, affine_count(rows));
   const double inverse = 1.0 / static_cast<double>(row_size(rows));
-  constexpr int64_t arrays = shape == Shape::plain ? 0 : shape == Shape::bent ? 1 : 2;
+  constexpr int64_t arrays = shape == Shape::plain ? 0 : 2;
   each_unit_of<T>(
       rows, affine, arrays, partials, [=](auto& walker, RowNumbers<A>* numbers, A* scratch, A* partial) {
         for (int64_t j = 0; j < walker.groups; ++j) {
@@ -50,7 +50,6 @@ void adjoint(Activation act, const T* c, const T* g, const T* t, const T* x, con
           numbers[j].e[1] = static_cast<A>(walker.total(j, 1) * inverse);  // b
         }
         const Slopes<shape, A> at_unit{scratch, scratch + walker.size(), walker.base()};
-        if constexpr (shape == Shape::bent) walker.fill(numbers, x, fill_slope<A>, act, scratch, scratch);
         if constexpr (shape == Shape::curved) {
           walker.fill(numbers, x, fill_slope_and_bend<A>, act, scratch, scratch + walker.size());
         }
@@ -103,7 +102,7 @@ void norm_act_adjoint(Dtype dtype, const void* c, const void* g, const void* t, 
                       const void* mean, const void* rstd, const void* weight, const void* bias,
                       const NormRows& rows, Activation act, void* cx, void* partials, void* dweight,
                       void* dbias) {
-  choose_norm<true>(dtype, act, [&](auto shape, auto tag) {
+  choose_norm(dtype, act, [&](auto shape, auto tag) {
     using T = typename decltype(tag)::type;
     const auto run = [&](auto body) {
       body(act, static_cast<const T*>(c), static_cast<const T*>(g), static_cast<const T*>(t),

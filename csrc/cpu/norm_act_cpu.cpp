@@ -79,7 +79,7 @@ void tangent(Activation act, const T* t, const T* x, const Acc<T>* mean, const A
 
 void norm_act(Dtype dtype, const void* x, const void* weight, const void* bias, const NormRows& rows,
               double eps, Activation act, void* y, void* mean, void* rstd) {
-  choose_norm<false>(dtype, act, [&](auto shape, auto tag) {
+  choose_norm(dtype, act, [&](auto shape, auto tag) {
     using T = typename decltype(tag)::type;
     forward<decltype(shape)::shape>(act, static_cast<const T*>(x), weight, bias, rows, eps,
                                     static_cast<T*>(y), static_cast<Acc<T>*>(mean),
@@ -89,7 +89,7 @@ void norm_act(Dtype dtype, const void* x, const void* weight, const void* bias, 
 
 void norm_act_jvp(Dtype dtype, const void* t, const void* x, const void* mean, const void* rstd,
                   const void* weight, const void* bias, const NormRows& rows, Activation act, void* y) {
-  choose_norm<false>(dtype, act, [&](auto shape, auto tag) {
+  choose_norm(dtype, act, [&](auto shape, auto tag) {
     using T = typename decltype(tag)::type;
     tangent<decltype(shape)::shape>(act, static_cast<const T*>(t), static_cast<const T*>(x),
                                     static_cast<const Acc<T>*>(mean), static_cast<const Acc<T>*>(rstd),

@@ -54,7 +54,7 @@ void cotangent(Activation act, const T* g, const T* x, const Acc<T>* mean, const
 void norm_act_vjp(Dtype dtype, const void* g, const void* x, const void* mean, const void* rstd,
                   const void* weight, const void* bias, const NormRows& rows, Activation act, void* gx,
                   void* partials, void* dweight, void* dbias) {
-  choose_norm<false>(dtype, act, [&](auto shape, auto tag) {
+  choose_norm(dtype, act, [&](auto shape, auto tag) {
     using T = typename decltype(tag)::type;
     cotangent<decltype(shape)::shape>(act, static_cast<const T*>(g), static_cast<const T*>(x),
                                       static_cast<const Acc<T>*>(mean), static_cast<const Acc<T>*>(rstd),

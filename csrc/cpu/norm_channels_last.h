@@ -238,16 +238,11 @@ inline void add_blocks(const NormRows& rows, const Acc<T>* partials, T* dweight,
            });
 }
 
-// run(shape, tag) for the activation's shape and the element type of a call. Bent is curved with a second
-// derivative of zero, for kernels that do not care.
-template <bool distinguish_bent, class Run>
+// run(shape, tag) for the activation's shape and the element type of a call.
+template <class Run>
 inline void choose_norm(Dtype dtype, const Activation& act, const Run& run) {
   common::with_dtype(dtype, [&](auto tag) {
-    const Shape shape = shape_of(act);
-    if (shape == Shape::plain) return run(ShapeTag<Shape::plain>{}, tag);
-    if constexpr (distinguish_bent) {
-      if (shape == Shape::bent) return run(ShapeTag<Shape::bent>{}, tag);
-    }
+    if (act.kind == 0) return run(ShapeTag<Shape::plain>{}, tag);
     run(ShapeTag<Shape::curved>{}, tag);
   });
 }

@@ -32,7 +32,8 @@ void interpolation(Dtype dtype, int64_t n, int64_t k) {
                      alpha.data(), n, k);
     if (!drawn) check::that(alpha.same(given), what + " returns the given weights");
     for (int64_t i = 0; drawn && i < n; ++i) {
-      const auto w = common::philox(77, static_cast<uint64_t>(i), 5).word;
+      const common::Philox block = common::philox(77, static_cast<uint64_t>(i), 5);
+      const uint32_t* w = block.word;
       const double want = dtype == Dtype::f64
                               ? static_cast<double>(((uint64_t{w[0]} << 32) | w[1]) >> 11) * 0x1p-53
                           : dtype == Dtype::f32 ? (w[0] >> 8) * 0x1p-24
