@@ -43,8 +43,10 @@ struct Critic {
   Mlp mlp;
   int offset[kMaxMlpLayers];  // of a hidden layer's columns in [R, S]; S behind the last one
   int32_t hidden;
+  float slope;  // of leaky_relu
 
-  explicit Critic(const Mlp& from) : mlp(from), offset{}, hidden(from.layers - 1) {
+  explicit Critic(const Mlp& from)
+      : mlp(from), offset{}, hidden(from.layers - 1), slope(static_cast<float>(from.negative_slope)) {
     for (int32_t l = 0; l < hidden; ++l) offset[l + 1] = offset[l] + static_cast<int>(mlp.widths[l + 1]);
   }
   __device__ __forceinline__ int columns() const { return offset[hidden]; }
@@ -63,13 +65,13 @@ struct Critic {
   }
   __device__ __forceinline__ float activation(float u) const {
     if (mlp.act == 1) return u <= 0.0f ? 0.0f : u;  // NaN stays
-    if (mlp.act == 2) return u > 0.0f ? u : u * static_cast<float>(mlp.negative_slope);
+    if (mlp.act == 2) return u > 0.0f ? u : u * slope;
     return mlp.act == 3 ? common::hyperbolic_tangent(u) : u;
   }
   // value*f'(u), from y = f(u)
   __device__ __forceinline__ float sloped(float value, float y) const {
     if (mlp.act == 1) return y > 0.0f ? value : 0.0f;
-    if (mlp.act == 2) return y > 0.0f ? value : value * static_cast<float>(mlp.negative_slope);
+    if (mlp.act == 2) return y > 0.0f ? value : value * slope;
     return mlp.act == 3 ? value * (1.0f - y * y) : value;
   }
 };
