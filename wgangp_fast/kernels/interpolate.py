@@ -64,12 +64,13 @@ def interpolate(
     """``(x, alpha)``: real, fake, x [N, ...]; alpha [N], the weight of real. The strides of real."""
     n = real.shape[0]
     k = real.numel() // max(n, 1)
+    given = real
     if not (n <= 1 or real.stride(0) == k) or not is_dense(real):
         real = real.contiguous()
     x = torch.empty_like(real)
     alpha_out = torch.empty(n, dtype=real.dtype, device=real.device)
     if n == 0:
-        return x, alpha_out
+        return torch.empty_like(given), alpha_out
     tile_rows, tile_cols = tile_sizes(n, k, real.element_size())
     launch(
         # A sample without elements has a number all the same: one column, all of it masked.
@@ -78,4 +79,4 @@ def interpolate(
         *words(seed), *words(offset),
         GIVEN=alpha is not None, ROWS=tile_rows, COLS=tile_cols, num_warps=4,
     )  # fmt: skip
-    return x, alpha_out
+    return x if real is given else torch.empty_like(given).copy_(x), alpha_out

@@ -291,7 +291,7 @@ def norm_act_adjoint_kernel(
 def row_elements(rows: Rows, short: int) -> int:
     """Elements a program holds: ``short`` where rows fit into that; long rows go by in blocks of 4096,
     with 16 warps, since there may be few of them and each pass waits once a block for the memory. In
-    channels_last more registers hold offsets, and fewer elements are left for a lane."""
+    channels_last more registers hold offsets: 4 warps, which may have 255 each."""
     return short if rows.channels * rows.length <= short else 1024 if rows.last else 4096
 
 
