@@ -183,7 +183,6 @@ inline void each_unit(const NormRows& rows, const Affine<T>& affine, int64_t arr
   const int64_t unit_size = row_size(rows) * (rows.groups / parts);
   const bool shared = units < 8 && unit_size > 2 * kPiece;
   const int64_t count = affine_count(rows);
-  for (int64_t i = 0; wanted && i < blocks * 2 * count; ++i) partials[i] = Acc<T>(0);
   const auto body = [&](int64_t first, int64_t last) {
     Walker walker(rows, affine, shared);
     Buffer<RowNumbers<Acc<T>>> numbers(walker.groups);
@@ -191,6 +190,11 @@ inline void each_unit(const NormRows& rows, const Affine<T>& affine, int64_t arr
     Buffer<Acc<T>> scratch(arrays * unit_size);
     for (int64_t u = first; u < last; ++u) {
       const int64_t block = u / parts, stop = least(rows.n, (block + 1) * samples);
+      if (wanted) {  // this unit's part of the block's sums: zeroed where it is used, still in the cache then
+        const int64_t width = count / parts;
+        Acc<T>* zeroed = partials + block * 2 * count + u % parts * width;
+        for (int64_t i = 0; i < width; ++i) zeroed[i] = zeroed[count + i] = Acc<T>(0);
+      }
       for (int64_t sample = block * samples; sample < stop; ++sample) {
         walker.start(sample, u % parts);
         unit(walker, numbers.data(), scratch.data(), wanted ? partials + block * 2 * count : nullptr);
