@@ -126,10 +126,14 @@ def compiled(name: str, launch: Launch, architecture: int) -> Report:
 
 
 def narrow_offsets(ttir: str) -> list[str]:
-    """Kernel arguments that an int32 is added to, directly or after a splat."""
-    origin = dict(re.findall(r"(%\w+) = tt\.splat (%\w+) : !tt\.ptr", ttir))
-    added = re.findall(r"tt\.addptr (%\w+), %\S+ : .*?, (?:tensor<[\dx]*x)?i32>?(?:\s|$)", ttir)
-    return sorted({origin.get(pointer, pointer).lstrip("%") for pointer in added})
+    """Kernel arguments that an int32 is added to, directly, after a splat or after another addition."""
+    made_of = dict(re.findall(r"(%\w+) = tt\.(?:splat|addptr|broadcast) (%\w+)[, ].*!tt\.ptr", ttir))
+    names = set()
+    for pointer in re.findall(r"tt\.addptr (%\w+), %\S+ : .*?, (?:tensor<[\dx]*x)?i32>?(?:\s|$)", ttir):
+        while pointer in made_of:
+            pointer = made_of[pointer]
+        names.add(pointer.lstrip("%"))
+    return sorted(names)
 
 
 def assembled(ptx: str, architecture: int) -> tuple[int, int]:

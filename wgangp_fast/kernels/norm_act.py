@@ -63,8 +63,6 @@ def norm_act_kernel(
             total += centred * centred
     rstd = 1.0 / square_root(row_sum(total) / count + EPS)
 
-    tl.store(mean_out + row, mean, mask=valid)
-    tl.store(rstd_out + row, rstd, mask=valid)
     for c0 in range(0, c_end, CB):
         for l0 in range(0, l_end, LB):
             offsets, mask, at, inside = elements(
@@ -73,6 +71,9 @@ def norm_act_kernel(
             xh = (load(x, offsets, mask) - mean) * rstd
             u = affine(xh, weight, bias, at, inside, HAS_WEIGHT, HAS_BIAS)
             store(y, offsets, value(u, ACT, P0, P1, P2), mask)
+    # Last: a store between two loads of the same elements would keep them apart.
+    tl.store(mean_out + row, mean, mask=valid)
+    tl.store(rstd_out + row, rstd, mask=valid)
 
 
 @triton.jit
@@ -292,7 +293,9 @@ def row_elements(rows: Rows, short: int) -> int:
     """Elements a program holds: ``short`` where rows fit into that; long rows go by in blocks of 4096,
     with 16 warps, since there may be few of them and each pass waits once a block for the memory. In
     channels_last more registers hold offsets: 4 warps, which may have 255 each."""
-    return short if rows.channels * rows.length <= short else 1024 if rows.last else 4096
+    if rows.last:
+        return 1024
+    return short if rows.channels * rows.length <= short else 4096
 
 
 def options(
