@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# What a GPU machine is asked: do the tests pass there, and how fast is the penalty against stock?
+# What a GPU machine is asked: does it build there, do the tests pass, are the kernels clean, how fast are they?
 #
-# Uses the machine's own python3 (PYTHON=...) and installs nothing. A step that fails or runs out of its
-# time does not stop the later ones; the exit code says whether any did. At most 9 minutes in all.
-#   OUT=folder               where the JSON files go (benchmarks/results)
-#   WGANGP_FAST_DEVICE=cpu   rehearse without a GPU
+# Uses the machine's own python3 (PYTHON=...) with its torch, triton and nvcc, builds in place and installs
+# nothing. A step that fails or runs out of its time does not stop the later ones; the exit code says whether
+# any did. Within 9 minutes in all.
+#   OUT=folder               where the results go (benchmarks/results)
+#   WGANGP_FAST_DEVICE=cpu   rehearse without a GPU: the same steps, on the CPU
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 python=${PYTHON:-python3}
 device=${WGANGP_FAST_DEVICE:-cuda}
 out=${OUT:-benchmarks/results}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
 export PYTHONPATH=. PYTHONUNBUFFERED=1
 
 if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
@@ -18,38 +21,90 @@ if [ "$device" = cuda ] && ! "$python" -c 'import sys, torch; sys.exit(not torch
   exit 1
 fi
 mkdir -p "$out"
+architecture=
+if [ "$device" = cuda ]; then
+  architecture=$("$python" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+  # On CUDA the variable stays unset, so that the tests iterate over both devices.
+  unset WGANGP_FAST_DEVICE
+fi
 
-names=() codes=() walls=()
+names=() codes=() walls=() began=$SECONDS
 step() { # step NAME SECONDS COMMAND...
-  local name=$1 seconds=$2 begin=$SECONDS code
+  local name=$1 seconds=$2 begin=$SECONDS code left=$((540 - SECONDS + began))
   shift 2
+  if [ "$left" -lt "$seconds" ]; then seconds=$((left > 5 ? left : 5)); fi
   echo "== $name: $*"
   timeout --kill-after=5 "$seconds" "$@"
   code=$?
   names+=("$name") codes+=("$code") walls+=($((SECONDS - begin)))
 }
 
-step environment 40 "$python" -m wgangp_fast.bench --environment --device "$device" \
-  --out "$out/environment-$device.json"
-# On CUDA the variable stays unset, so that the tests iterate over both devices.
-if [ "$device" = cuda ]; then unset WGANGP_FAST_DEVICE; fi
-# Threads that spin while they wait cost the tests time; the benchmark keeps the default.
-step tests 270 env OMP_WAIT_POLICY=passive "$python" -m pytest tests -q -p no:cacheprovider
-step penalty 220 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
-  --out "$out/penalty-$device.json"
+# The extension for this chip alone: the kernels of each instruction set of the CPU, and CUDA's.
+build() { TORCH_CUDA_ARCH_LIST=$architecture "$python" setup.py -q build_ext --inplace; }
+
+# The C++ tests of the CUDA kernels, one program each, without cmake.
+programs() {
+  local number=${architecture/./} source
+  for source in csrc/cuda/*.cu csrc/tests/test_cuda_*.cpp; do
+    nvcc -std=c++20 -O2 -lineinfo -Icsrc -arch="sm_$number" -x cu -dc "$source" \
+      -o "$work/$(basename "${source%.*}").o" &
+    while [ "$(jobs -r | wc -l)" -ge "$(nproc)" ]; do wait -n || return 1; done
+  done
+  wait || return 1
+  for source in csrc/tests/test_cuda_*.cpp; do
+    nvcc -arch="sm_$number" "$work/$(basename "${source%.*}").o" "$work"/*_cuda.o "$work"/error.o \
+      -o "$work/$(basename "${source%.*}")" &
+  done
+  local code=0 job
+  for job in $(jobs -p); do wait "$job" || code=1; done
+  return $code
+}
+
+run_programs() { # run_programs [SANITIZER-TOOL]: all of them; fails if one does
+  local code=0 program
+  for program in "$work"/test_cuda_*; do
+    [ -x "$program" ] && [ "${program%.o}" = "$program" ] || continue
+    if [ -n "${1:-}" ]; then
+      compute-sanitizer --tool "$1" --error-exitcode 1 "$program" || code=1
+    else
+      "$program" || code=1
+    fi
+  done
+  return $code
+}
+export -f build programs run_programs
+export python architecture work
+
+step environment 30 "$python" -m wgangp_fast.bench --environment --device "$device" \
+  --out "$work/environment.json"
+step build 150 bash -c build
+# Threads that spin while they wait cost the tests time; the benchmarks keep the default.
+kernels=(tests/gpu tests/test_ops.py tests/test_mlp_penalty.py)
+step kernel-tests 120 env OMP_WAIT_POLICY=passive "$python" -m pytest "${kernels[@]}" -q -p no:cacheprovider
+if [ "$device" = cuda ]; then
+  step cuda-programs 100 bash -c 'programs && run_programs'
+  if command -v compute-sanitizer >/dev/null; then
+    step memcheck 60 bash -c 'run_programs memcheck'
+    step racecheck 60 bash -c 'run_programs racecheck'
+  else
+    echo "== no compute-sanitizer on PATH"
+    names+=(sanitizer) codes+=(127) walls+=(0)
+  fi
+fi
+step ops 90 "$python" -m wgangp_fast.bench --suite ops --device "$device" --preset \
+  "$([ "$device" = cuda ] && echo full || echo quick)" --out "$work/ops.json"
+step penalty 150 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
+  --out "$work/penalty.json"
+# What time is left goes to the other tests: the penalty on this device.
+step penalty-tests 120 env OMP_WAIT_POLICY=passive "$python" -m pytest tests/test_penalty.py tests/test_lower.py \
+  tests/test_api.py -q -x -p no:cacheprovider
 
 # 124 and 137 are timeout's codes.
-printf '\n%-14s %-10s %6s\n' step result wall_s
 failed=0 rows=
 for i in "${!names[@]}"; do
-  case ${codes[i]} in
-    0) result=ok ;;
-    124 | 137) result=timed-out ;;
-    *) result="failed(${codes[i]})" ;;
-  esac
-  [ "$result" = ok ] || failed=1
-  printf '%-14s %-10s %6d\n' "${names[i]}" "$result" "${walls[i]}"
+  [ "${codes[i]}" = 0 ] || failed=1
   rows+="${rows:+, }{\"step\": \"${names[i]}\", \"exit_code\": ${codes[i]}, \"wall_s\": ${walls[i]}}"
 done
-echo "{\"device\": \"$device\", \"steps\": [$rows]}" >"$out/steps-$device.json"
+echo "{\"device\": \"$device\", \"steps\": [$rows]}" >"$work/steps.json"
+"$python" benchmarks/summarise.py "$work" "$out" || failed=1
 exit $failed

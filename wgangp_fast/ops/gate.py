@@ -22,6 +22,10 @@ def gate(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
     return implementation("gate", backend.pick("gate", impl, a.device))(a, b)
 
 
+def _contiguous(value: Tensor, like: Tensor) -> Tensor:
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device).copy_(value)
+
+
 def _wide(*tensors: Tensor) -> list[Tensor]:
     return [tensor.to(acc(tensor.dtype)).contiguous() for tensor in tensors]
 
@@ -30,7 +34,7 @@ def _wide(*tensors: Tensor) -> list[Tensor]:
 def gate_ref(a: Tensor, b: Tensor) -> Tensor:
     """The meaning of :func:`gate`."""
     wide_a, wide_b = _wide(a, b)
-    return (torch.sigmoid(wide_a) * torch.tanh(wide_b)).to(a.dtype)
+    return _contiguous(torch.sigmoid(wide_a) * torch.tanh(wide_b), a)
 
 
 @operation("gate_vjp(Tensor g, Tensor a, Tensor b) -> (Tensor ga, Tensor gb)")
@@ -38,7 +42,7 @@ def gate_vjp_ref(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """``(dy/da g, dy/db g)`` for ``y = gate(a, b)``."""
     v, wide_a, wide_b = _wide(g, a, b)
     s, th = torch.sigmoid(wide_a), torch.tanh(wide_b)
-    return (v * s * (1 - s) * th).to(a.dtype), (v * s * (1 - th * th)).to(a.dtype)
+    return _contiguous(v * s * (1 - s) * th, a), _contiguous(v * s * (1 - th * th), b)
 
 
 @operation("gate_jvp(Tensor ta, Tensor tb, Tensor a, Tensor b) -> Tensor")
@@ -46,7 +50,7 @@ def gate_jvp_ref(ta: Tensor, tb: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """``dy/da ta + dy/db tb``."""
     of_a, of_b, wide_a, wide_b = _wide(ta, tb, a, b)
     s, th = torch.sigmoid(wide_a), torch.tanh(wide_b)
-    return (of_a * s * (1 - s) * th + of_b * s * (1 - th * th)).to(a.dtype)
+    return _contiguous(of_a * s * (1 - s) * th + of_b * s * (1 - th * th), a)
 
 
 @operation(
@@ -64,4 +68,4 @@ def gate_adjoint_ref(
     if c is not None:
         (adjoint,) = _wide(c)
         ca, cb = ca + adjoint * s1 * th, cb + adjoint * s * th1
-    return ca.to(a.dtype), cb.to(a.dtype)
+    return _contiguous(ca, a), _contiguous(cb, b)

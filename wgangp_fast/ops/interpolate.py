@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from .registry import acc, implementation, operation
+from .registry import acc, implementation, operation, result_like
 
 #: dtype -> bits of a uniform draw, all that its mantissa holds below one
 BITS = {torch.float64: 53, torch.float32: 24, torch.float16: 11, torch.bfloat16: 8}
@@ -91,4 +91,4 @@ def interpolate_ref(
     wide = acc(real.dtype)
     a = alpha.to(wide).reshape(-1, *[1] * (real.dim() - 1))
     x = fake.to(wide) + a * (real.to(wide) - fake.to(wide))
-    return torch.empty_like(real).copy_(x), alpha.clone()
+    return result_like(real, "samples").copy_(x), alpha.clone()

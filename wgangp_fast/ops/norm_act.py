@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import backend
 from .activations import ACTIVATIONS, NAMES, encode
-from .registry import acc, implementation, operation
+from .registry import acc, implementation, operation, result_like
 
 _AFFINE = "Tensor? weight, Tensor? bias, int groups, int dims"
 _ACT = "int act, float p0, float p1, float p2"
@@ -73,12 +73,12 @@ class _Rows(NamedTuple):
     def statistic(self, value: Tensor) -> Tensor:
         return value.reshape(*self.shape[:2], 1, 1)
 
-    def total(self, value: Tensor, weight: Tensor | None, like: Tensor) -> Tensor:
-        """Sum over what shares a weight."""
-        if weight is None:
-            return like.new_empty(0)
-        dims = [d for d in range(4) if self.affine[d] == 1]
-        return value.sum(dims).reshape(weight.shape).to(like.dtype)
+    def total(self, value: Tensor, wanted: bool, x: Tensor, dims: int) -> Tensor:
+        """Sum over what shares a weight, in the shape of a weight; empty unless ``wanted``."""
+        if not wanted:
+            return x.new_empty(0)
+        extent = x.shape[1:2] if self.groups else x.shape[x.dim() - dims :]
+        return value.sum([d for d in range(4) if self.affine[d] == 1]).reshape(extent).to(x.dtype)
 
 
 def _rows(x: Tensor, groups: int, dims: int) -> _Rows:
@@ -114,7 +114,7 @@ class _Site:
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:
-    return torch.empty_like(x).copy_(value.reshape(x.shape))
+    return result_like(x, "images").copy_(value.reshape(x.shape))
 
 
 @operation(f"norm_act(Tensor x, {_AFFINE}, float eps, {_ACT}) -> (Tensor y, Tensor mean, Tensor rstd)")
@@ -144,11 +144,10 @@ def norm_act_vjp_ref(
     """Cotangents of x, weight and bias; the last two ``[0]`` unless ``affine``."""
     site = _Site(x, mean, rstd, weight, bias, groups, dims, act, (p0, p1, p2))
     gu = site.slope * site.rows.of(g)
-    wanted = weight if affine else None
     return (
         _like(site.j(site.weight * gu), x),
-        site.rows.total(gu * site.xh, wanted, x),
-        site.rows.total(gu, wanted, x),
+        site.rows.total(gu * site.xh, affine, x, dims),
+        site.rows.total(gu, affine, x, dims),
     )
 
 
@@ -182,9 +181,8 @@ def norm_act_adjoint_ref(
     a, b = _mean(site.xh * v), _mean(site.xh * tangent)
     m = _mean(v * tangent) - _mean(v) * _mean(tangent) - a * b
     bent = -site.rstd * (site.rstd * m * site.xh + b * site.j(v) + a * jt)
-    wanted = weight if affine else None
     return (
         _like(site.j(site.weight * cu) + bent, x),
-        site.rows.total(cu * site.xh + gu * jt, wanted, x),
-        site.rows.total(cu, wanted, x),
+        site.rows.total(cu * site.xh + gu * jt, affine, x, dims),
+        site.rows.total(cu, affine, x, dims),
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
-from .registry import acc, implementation, operation
+from .registry import acc, implementation, operation, result_like
 
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
 
@@ -79,4 +79,4 @@ def penalty_seed_ref(gradient: Tensor, slope: Tensor, incoming: Tensor) -> Tenso
     """The meaning of :func:`penalty_seed`."""
     wide = acc(gradient.dtype)
     factor = (slope * incoming.to(wide)).reshape(-1, *[1] * (gradient.dim() - 1))
-    return torch.empty_like(gradient).copy_(gradient.to(wide) * factor)
+    return result_like(gradient, "samples").copy_(gradient.to(wide) * factor)

@@ -142,6 +142,26 @@ def _register_fakes() -> None:
             torch.library.register_fake(f"wgangp_fast::{kernel.name}", fake)
 
 
+def result_like(x: Tensor, layouts: str) -> Tensor:
+    """An empty result for ``x``: its strides where the kernels read them in place, else contiguous.
+
+    Args:
+        layouts: ``"samples"``: any dense layout with the batch outermost; ``"images"``: contiguous and
+            channels_last.
+    """
+    if layouts == "samples":
+        rest = x[0] if x.dim() and x.shape[0] else x
+        kept = rest is not x and _dense(rest) and (x.shape[0] == 1 or x.stride(0) == rest.numel())
+    else:
+        kept = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        kept = kept or (x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d))
+    return torch.empty_like(x) if kept else torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _dense(x: Tensor) -> bool:
+    return torch.empty_like(x).stride() == x.stride()  # it keeps the strides of dense tensors alone
+
+
 def acc(dtype: torch.dtype) -> torch.dtype:
     """The dtype of sums and statistics: float64 for float64, else float32."""
     return torch.promote_types(dtype, torch.float32)
