@@ -93,6 +93,12 @@ def is_dense(x: torch.Tensor) -> bool:
     return True
 
 
+def batch_outermost(x: torch.Tensor) -> torch.Tensor:
+    """``x`` [N, ...] if it is dense and each sample is one block of memory, else a contiguous copy."""
+    n = x.shape[0]
+    return x if (n <= 1 or x.stride(0) == x.numel() // n) and is_dense(x) else x.contiguous()
+
+
 def like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     """``other`` with the strides of the dense tensor ``x``."""
     if other.stride() == x.stride() or (x.is_contiguous() and other.is_contiguous()):

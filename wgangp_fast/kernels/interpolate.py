@@ -7,7 +7,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import is_dense, launch, like, load, programs, store, tile, tile_sizes, words
+from .common import batch_outermost, launch, like, load, programs, store, tile, tile_sizes, words
 
 
 @triton.jit
@@ -61,16 +61,17 @@ def interpolate_kernel(
 def interpolate(
     real: torch.Tensor, fake: torch.Tensor, alpha: torch.Tensor | None, seed: int, offset: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(x, alpha)``: real, fake, x [N, ...]; alpha [N], the weight of real. The strides of real."""
+    """``(x, alpha)``: real, fake, x [N, ...]; alpha [N], the weight of real.
+
+    x has the strides of real where a sample is one block of memory, else it is contiguous.
+    """
     n = real.shape[0]
     k = real.numel() // max(n, 1)
-    given = real
-    if not (n <= 1 or real.stride(0) == k) or not is_dense(real):
-        real = real.contiguous()
+    real = batch_outermost(real)
     x = torch.empty_like(real)
     alpha_out = torch.empty(n, dtype=real.dtype, device=real.device)
     if n == 0:
-        return torch.empty_like(given), alpha_out
+        return x, alpha_out
     tile_rows, tile_cols = tile_sizes(n, k, real.element_size())
     launch(
         # A sample without elements has a number all the same: one column, all of it masked.
@@ -79,4 +80,4 @@ def interpolate(
         *words(seed), *words(offset),
         GIVEN=alpha is not None, ROWS=tile_rows, COLS=tile_cols, num_warps=4,
     )  # fmt: skip
-    return x if real is given else torch.empty_like(given).copy_(x), alpha_out
+    return x, alpha_out

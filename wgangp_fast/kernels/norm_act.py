@@ -327,7 +327,7 @@ def norm_act(
         norm_act_kernel, -(-rows.rows // tiling["R"]), x, rows.x, *affine_pair, y, mean, rstd,
         *rows.arguments(), EPS=eps, **constants,
     )  # fmt: skip
-    return rows.restored(y, x), mean, rstd
+    return y, mean, rstd
 
 
 def norm_act_jvp(
@@ -345,7 +345,7 @@ def norm_act_jvp(
         norm_act_jvp_kernel, -(-rows.rows // tiling["R"]), x, like(y, t), rows.x, mean.contiguous(),
         rstd.contiguous(), *affine_pair, y, *rows.arguments(), **constants,
     )  # fmt: skip
-    return rows.restored(y, x)
+    return y
 
 
 def norm_act_vjp(
@@ -357,7 +357,7 @@ def norm_act_vjp(
     rows = Rows.of(x, groups, dims)
     gx = torch.empty_like(rows.x)
     tiling = rows.tiling(row_elements(rows, 2048))
-    sums = AffineSums(rows, tiling, affine and weight is not None)
+    sums = AffineSums(rows, tiling, affine)
     if gx.numel():
         affine_pair, constants = options(rows.x, weight, bias, tiling, act, p0, p1, p2)
         launch(
@@ -365,7 +365,7 @@ def norm_act_vjp(
             *affine_pair, gx, *sums.arguments(), *rows.arguments(),
             AFFINE=sums.wanted, ACCUMULATE=sums.accumulate, **constants,
         )  # fmt: skip
-    return rows.restored(gx, x), *sums.finish()
+    return gx, *sums.finish()
 
 
 def norm_act_adjoint(
@@ -377,7 +377,7 @@ def norm_act_adjoint(
     rows = Rows.of(x, groups, dims)
     cx = torch.empty_like(rows.x)
     tiling = rows.tiling(row_elements(rows, 2048))
-    sums = AffineSums(rows, tiling, affine and weight is not None)
+    sums = AffineSums(rows, tiling, affine)
     if cx.numel():
         affine_pair, constants = options(rows.x, weight, bias, tiling, act, p0, p1, p2)
         moving = like(cx, g), like(cx, t)
@@ -387,4 +387,4 @@ def norm_act_adjoint(
             *rows.arguments(), HAS_C=c is not None, SMOOTH=is_smooth(act), AFFINE=sums.wanted,
             ACCUMULATE=sums.accumulate, **constants,
         )  # fmt: skip
-    return rows.restored(cx, x), *sums.finish()
+    return cx, *sums.finish()

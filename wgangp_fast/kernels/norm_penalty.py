@@ -17,8 +17,8 @@ import triton.language as tl
 from .bias_act import BY_COLUMN, BY_ROW
 from .common import (
     accumulator,
+    batch_outermost,
     halves,
-    is_dense,
     launch,
     like,
     load,
@@ -278,8 +278,7 @@ def norm_penalty(
 
 def penalty_seed(gradient: torch.Tensor, slope: torch.Tensor, incoming: torch.Tensor) -> torch.Tensor:
     """``gradient * (slope_i * incoming_i)``: gradient [N, ...], slope [N], incoming [] or [N]."""
-    if not is_dense(gradient):
-        gradient = gradient.contiguous()
+    gradient = batch_outermost(gradient)
     seed = torch.empty_like(gradient)
     if seed.numel() == 0:
         return seed

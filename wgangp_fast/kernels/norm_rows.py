@@ -182,10 +182,6 @@ class Rows:
             "C_LOOP": cb < self.channels, "L_LOOP": lb < self.length, "R": r, "LB": lb, "CB": cb,
         }  # fmt: skip
 
-    def restored(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """``y``, laid out like self.x, in the strides of the x it was made of."""
-        return y if self.x is x or y.stride() == x.stride() else torch.empty_like(x).copy_(y)
-
     def arguments(self) -> tuple[int, int, int, int]:
         """What every kernel takes: rows, groups, channels of a group, length."""
         return self.rows, self.groups, self.channels, self.length
@@ -231,7 +227,7 @@ class AffineSums:
         return self.partial, self.count * self.width, self.steps
 
     def finish(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``(dweight, dbias)``, both [0] where they were not asked for or there is no weight."""
+        """``(dweight, dbias)``, both [0] where they were not asked for."""
         if self.wanted and self.partial.numel():
             # 32 columns a program read whole sectors and leave many programs; rows beside each other
             # hide the latency.
