@@ -16,10 +16,10 @@ BUILT := build/.extension
 CMAKE := cmake
 JOBS := $(or $(MAX_JOBS),$(shell nproc 2>/dev/null || echo 2))
 
-.PHONY: help setup demo test lint format bench native gpu clean
+.PHONY: help setup demo test lint format bench native sanitize emulate gpu clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) $(BUILT) ## make .venv and install the package with all its extras (the others do this first)
 
@@ -58,18 +58,27 @@ format: $(STAMP) ## rewrite the sources as lint wants them
 bench: $(STAMP) $(BUILT) ## the pytest-benchmark suites (for tables: wgangp-fast bench)
 	$(BIN)/python -m pytest benchmarks -q
 
-native: $(STAMP) ## the extension, the C++ library and its tests, plain and under sanitizers
-	@mkdir -p build
-	$(BIN)/python setup.py -q build_ext --inplace && touch $(BUILT)
+native: $(STAMP) sanitize ## the extension, the C++ library and its tests, plain and under sanitizers
+	$(BIN)/python setup.py -q build_ext --inplace && mkdir -p build && touch $(BUILT)
 	$(CMAKE) -S . -B build/cmake -Wno-dev -DPython3_EXECUTABLE="$(abspath $(BIN)/python)" $(CMAKE_ARGS)
 	$(CMAKE) --build build/cmake -j $(JOBS)
 	cd build/cmake && ctest --output-on-failure -j $(JOBS)
-	$(CMAKE) -S . -B build/sanitize -Wno-dev -DWGANGP_FAST_SANITIZE=address,undefined -DWGANGP_FAST_CUDA=OFF \
-		-DWGANGP_FAST_BUILD_INFO=OFF
-	$(CMAKE) --build build/sanitize -j $(JOBS)
-	cd build/sanitize && ctest --output-on-failure -j $(JOBS)
 	@echo "native: extension, library, C++ tests, C++ tests under address,undefined: all passed"
 	@$(BIN)/wgangp-fast doctor
+
+# One instruction set and little optimisation: what is looked for does not depend on them.
+sanitize: ## the C++ tests of the CPU kernels under address and undefined-behaviour sanitizers
+	$(CMAKE) -S . -B build/sanitize -Wno-dev -DWGANGP_FAST_SANITIZE=address,undefined -DWGANGP_FAST_CUDA=OFF \
+		-DWGANGP_FAST_BUILD_INFO=OFF -DWGANGP_FAST_EMULATED=OFF -DWGANGP_FAST_ONLY_BASELINE=ON
+	$(CMAKE) --build build/sanitize -j $(JOBS)
+	cd build/sanitize && ctest --output-on-failure -j $(JOBS)
+
+# The CUDA sources as C++, on emulated blocks and warps: what a machine without a GPU can run of them.
+emulate: ## the CUDA kernels on a CPU, by emulation
+	$(CMAKE) -S . -B build/emulate -Wno-dev -DWGANGP_FAST_CUDA=OFF -DWGANGP_FAST_BUILD_INFO=OFF \
+		-DWGANGP_FAST_ONLY_BASELINE=ON -DWGANGP_FAST_OPTIMIZE=-O1
+	$(CMAKE) --build build/emulate -j $(JOBS)
+	cd build/emulate && ctest --output-on-failure -j $(JOBS) -R emulated
 
 gpu: ## tests and the penalty benchmark on a CUDA machine's own python3, results in $OUT or benchmarks/results
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh

@@ -52,7 +52,7 @@ programs() {
   done
   wait || return 1
   for source in csrc/tests/test_cuda_*.cpp; do
-    nvcc -arch="sm_$number" "$work/$(basename "${source%.*}").o" "$work"/*_cuda.o "$work"/error.o \
+    nvcc -arch="sm_$number" "$work/$(basename "${source%.*}").o" "$work"/*_cuda.o \
       -o "$work/$(basename "${source%.*}")" &
   done
   local code=0 job

@@ -275,7 +275,7 @@ def check_case(case: Case, rule: Rule | None) -> int:
     done = 0
     for active in case.active:
         bench = Bench(case, active)
-        if rule is not None and bench.rule is not rule:
+        if rule is not None and bench.rule is not rule.specialise(bench.site):
             continue  # not covered: the generic rule would be tested instead
         for check in CHECKS:
             try:

@@ -55,6 +55,7 @@ def case(
     *args: Any,
     active: Iterable[Iterable[str]] | None = None,
     fixed: Iterable[str] = (),
+    stand_in: Callable[..., Any] | None = None,
     **kwargs: Any,
 ) -> Case:
     """A case; by default each floating-point slot moves in turn, and all of them together.
@@ -62,12 +63,14 @@ def case(
     Args:
         active: the sets of moving slots, where the default is not meant.
         fixed: slots that never have a derivative (running statistics).
+        stand_in: the same in differentiable torch code, where autograd knows nothing of ``op``.
     """
     arguments = bind(op, args, kwargs)
     wanted = [slot for slot in tensor_slots(arguments) if slot not in fixed and _moves(_at(arguments, slot))]
     if active is None:
         active = [s for k in {1, len(wanted)} for s in combinations(wanted, k)]
-    return Case(op, arguments, tuple(map(frozenset, active)), frozenset(wanted), STAND_INS.get(op))
+    stock = stand_in or STAND_INS.get(op)
+    return Case(op, arguments, tuple(map(frozenset, active)), frozenset(wanted), stock)
 
 
 #: hardsigmoid has no second derivative in autograd (it is zero), and copy no derivative at all

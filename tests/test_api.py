@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import wgangp_fast
-from wgangp_fast import BackendError, StockPathWarning, gradient_penalty, input_gradient, r1_penalty
+from wgangp_fast import BackendError, StockPathWarning, gradient_penalty, input_gradient, ops, r1_penalty
 
 F64 = {"dtype": torch.float64}
 
@@ -43,7 +43,11 @@ REFUSED = {
     "alpha scalar": ({"alpha": SCALAR}, ValueError, ONE_EACH),
     "reduction": ({"reduction": "median"}, ValueError, "reduction must be one of 'mean', 'sum', 'none'; got"),
     "impl": ({"impl": "fast"}, ValueError, r"impl must be one of 'auto', 'ref'.*got 'fast'"),
-    "no kernels": ({"impl": "triton"}, BackendError, r"impl='triton' cannot run here.*impl='auto' takes what there is"),
+    "no kernels": (
+        {"impl": "triton"},
+        BackendError,
+        r"impl='triton' cannot run here.*impl='auto' takes what there is",
+    ),
     "target": ({"target": float("nan")}, ValueError, "target must be a finite number"),
     "critic": ({"critic": 3}, TypeError, "critic must be callable, got int"),
 }
@@ -97,8 +101,11 @@ def test_alpha_is_drawn_from_the_generator_one_a_sample() -> None:
         for seed in (1, 1, 2)
     ]
     assert drawn[0] == drawn[1] != drawn[2]
-    alpha = torch.rand(4, generator=torch.Generator().manual_seed(1), **F64)
+    _, alpha = ops.interpolate(real, fake, generator=torch.Generator().manual_seed(1))
     assert gradient_penalty(critic, real, fake, alpha=alpha).item() == drawn[0]
+    generator = torch.Generator().manual_seed(1)  # the stock path draws the same numbers
+    stock = gradient_penalty(critic, real, fake, generator=generator, impl="ref").item()
+    assert stock == pytest.approx(drawn[0], rel=1e-12)
     x = alpha[:, None] * real + (1 - alpha[:, None]) * fake  # alpha weights real
     norm = input_gradient(critic, x).norm(dim=1)
     torch.testing.assert_close(torch.tensor(drawn[0], **F64), (norm - 1).square().mean().detach())

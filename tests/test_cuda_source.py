@@ -43,6 +43,8 @@ KERNELS = {
         "NormAdjoint>": 2 * TYPES - 1,
         "affine_kernel<": TYPES,
     },
+    # float32, float16 and bfloat16, for each of three tiles.
+    "mlp_penalty_cuda.cu": {"forward_kernel<": 9, "backward_kernel<": 9},
 }
 """Of each file: how many kernels have a name with this in it."""
 
@@ -145,9 +147,9 @@ def test_compiles_without_spills(name: str, tmp_path: Path) -> None:
 
 def test_every_source_is_in_the_table() -> None:
     """A file with kernels must say which; files without any need no entry."""
-    with_kernels = {p.name for p in (CSRC / "cuda").glob("*.cu") if "__global__" in p.read_text()}
-    assert set(KERNELS) <= with_kernels
-    assert with_kernels - set(KERNELS) <= {"mlp_penalty_cuda.cu"}
+    sources = {p.name for p in (CSRC / "cuda").glob("*.cu")}
+    assert sources - set(KERNELS) <= {"error_cuda.cu", "rows_cuda.cu"}  # no kernels in them
+    assert set(KERNELS) <= sources
 
 
 def test_reads_the_report_of_ptxas() -> None:

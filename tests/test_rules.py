@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import settings_kernels  # noqa: F401  (enters its cases into SETTINGS)
 import settings_maps  # noqa: F401  (enters its cases into SETTINGS)
 import settings_norms  # noqa: F401  (enters its cases into SETTINGS)
 import torch
@@ -16,18 +17,22 @@ aten = torch.ops.aten
 OPERATORS = sorted(operators(), key=str)
 
 
+def name_of(op) -> str:
+    return getattr(op, "__name__", str(op)) if not isinstance(op, torch._ops.OpOverload) else str(op)
+
+
 def test_every_rule_has_settings() -> None:
     assert set(SETTINGS) == set(operators())
 
 
-@pytest.mark.parametrize("op", OPERATORS, ids=str)
+@pytest.mark.parametrize("op", OPERATORS, ids=name_of)
 def test_rule_agrees_with_autograd(op) -> None:
     for item in SETTINGS[op]:
         done = check_case(item, operators()[op])
         assert done, f"{item}: the rule covers none of the sets of moving slots"
 
 
-@pytest.mark.parametrize("op", OPERATORS, ids=str)
+@pytest.mark.parametrize("op", OPERATORS, ids=name_of)
 def test_float32_is_as_exact_as_torch(op) -> None:
     for item in SETTINGS[op]:
         check_precision(item, item.active[-1])

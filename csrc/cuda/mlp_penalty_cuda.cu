@@ -77,7 +77,7 @@ __device__ void add_penalties(const Forward& p, int64_t rows) {
 }
 
 template <class T, class S>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Forward p) {
+__global__ void __launch_bounds__(kThreads, 1) forward_kernel(Forward p) {
   WGANGP_FAST_SHARED(Quad, row_quads, S::ROW_QUADS);
   WGANGP_FAST_SHARED(Quad, col_quads, S::COL_QUADS);
   const Chunk chunk{row_quads, col_quads};
@@ -178,7 +178,7 @@ struct Backward {
 };
 
 template <class T, class S>
-__global__ void __launch_bounds__(kThreads) backward_kernel(Backward p) {
+__global__ void __launch_bounds__(kThreads, 1) backward_kernel(Backward p) {
   WGANGP_FAST_SHARED(Quad, row_quads, S::ROW_QUADS);
   WGANGP_FAST_SHARED(Quad, col_quads, S::COL_QUADS);
   const Chunk chunk{row_quads, col_quads};

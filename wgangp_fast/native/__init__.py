@@ -70,7 +70,8 @@ def local_recipe(optimize: str = "-O3") -> Recipe:
     if nvcc and not os.environ.get("BUILD_NO_CUDA"):
         devices = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
         cuda = recipe.Cuda(nvcc, tuple(f"{major}.{minor}" for major, minor in sorted(devices)))
-    return Recipe(sources, Path(torch.__file__).parent, torch.__version__, compiler, cuda, optimize)
+    where, version = Path(torch.__file__).parent, torch.__version__
+    return Recipe(sources, where, version, compiler, cuda, optimize, local=recipe.local_capability())
 
 
 def _load(path: Path, how: str) -> Status:

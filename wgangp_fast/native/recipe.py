@@ -81,9 +81,12 @@ class Recipe:
     cuda: Cuda | None = None
     optimize: str = "-O3"
     commit: str = ""
+    local: str | None = None  # the one instruction set to compile for: a library for this machine alone
 
     def capabilities(self) -> Mapping[str, tuple[str, ...]]:
         """Instruction sets that the CPU kernels are compiled for, with their flags."""
+        if self.local:
+            return {"baseline": CAPABILITIES[self.local]}
         x86 = platform.machine().lower() in ("x86_64", "amd64")
         return CAPABILITIES if x86 else {"baseline": ()}
 
@@ -117,7 +120,7 @@ class Recipe:
         """What the built library says about itself: macros of build_info.cpp, texts."""
         return {
             "COMPILER": compiler_version(self.compiler),
-            "CAPABILITIES": " ".join(self.capabilities()),
+            "CAPABILITIES": self.local or " ".join(self.capabilities()),
             "CUDA": compiler_version(self.cuda.nvcc) if self.cuda else "",
             "ARCHITECTURES": " ".join(self.cuda.architectures) if self.cuda else "",
             "TORCH_TARGET": TARGET_TEXT,
@@ -150,7 +153,8 @@ class Recipe:
 
     def cpp_flags(self) -> list[str]:
         """For any C++ file of the project, without torch."""
-        return [self.optimize, *COMMON, *WARNINGS, "-fPIC", "-fvisibility=hidden", f"-I{self.csrc}"]
+        only = ["-DWGANGP_FAST_ONLY_BASELINE"] if self.local else []
+        return [self.optimize, *COMMON, *WARNINGS, "-fPIC", "-fvisibility=hidden", f"-I{self.csrc}", *only]
 
     def compile_steps(self, folder: Path) -> list[Step]:
         """Object files in ``folder``. The slow ones first: they decide when the last one ends."""
@@ -199,6 +203,19 @@ class Recipe:
                 command += [f"-L{cuda_home(self.cuda.nvcc) / 'lib64'}", "-lcudart_static", "-lrt", "-ldl"]
             command += ["-lpthread"]
         return Step(output, tuple(command), objects)
+
+
+def local_capability() -> str:
+    """The best instruction set of this machine, as ``csrc/cpu/dispatch.cpp`` would choose."""
+    try:
+        flags = set(
+            re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split()
+        )
+    except (OSError, IndexError):
+        return "baseline"
+    if not flags >= {"avx2", "fma", "f16c"}:
+        return "baseline"
+    return "avx512" if flags >= {"avx512f", "avx512bw", "avx512vl", "avx512dq"} else "avx2"
 
 
 def run_text(command: Sequence[str]) -> str:

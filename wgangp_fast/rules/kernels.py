@@ -65,8 +65,11 @@ class BiasAct(Rule):
 class AnyBiasAct(Rule):
     """One operation, two structures: the activation's number chooses."""
 
+    def __init__(self) -> None:
+        self.piecewise, self.curving = BiasAct(False), BiasAct(True)
+
     def specialise(self, site: Site) -> Rule:
-        return BiasAct(ACTIVATIONS[NAMES[site["act"]]].d2f is not None)
+        return self.piecewise if ACTIVATIONS[NAMES[site["act"]]].d2f is None else self.curving
 
 
 add_rule(AnyBiasAct(), KERNELS["bias_act"].call)
