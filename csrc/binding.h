@@ -196,6 +196,11 @@ Three norm_act_adjoint(const MaybeTensor& c, const Tensor& g, const Tensor& t, c
                        const MaybeTensor& bias, int64_t groups, int64_t dims, int64_t act, double p0,
                        double p1, double p2, bool affine);
 
+Tensor unfold_rows(const Tensor& x, int64_t kh, int64_t kw, int64_t sh, int64_t sw, int64_t ph, int64_t pw,
+                   int64_t dh, int64_t dw);
+Tensor fold_rows(const Tensor& rows, int64_t n, int64_t c, int64_t h, int64_t w, int64_t kh, int64_t kw,
+                 int64_t sh, int64_t sw, int64_t ph, int64_t pw, int64_t dh, int64_t dw);
+
 #ifdef WGANGP_FAST_MLP
 using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 

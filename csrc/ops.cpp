@@ -53,7 +53,10 @@ STABLE_TORCH_LIBRARY(wgangp_fast, m) {
   m.def("norm_act_vjp(Tensor g, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2, bool affine) -> (Tensor gx, Tensor dweight, Tensor dbias)");
   m.def("norm_act_jvp(Tensor t, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2) -> Tensor");
   m.def("norm_act_adjoint(Tensor? c, Tensor g, Tensor t, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2, bool affine) -> (Tensor cx, Tensor dweight, Tensor dbias)");
-  // These two have CUDA kernels alone.
+  // These two have CPU kernels alone.
+  m.def("unfold_rows(Tensor x, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
+  m.def("fold_rows(Tensor rows, int n, int c, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
+  // And these two CUDA kernels alone.
   m.def("mlp_penalty(Tensor real, Tensor fake, Tensor? alpha, int seed, int offset, int pac, Tensor[] weights, Tensor?[] biases, Tensor?[] masks, int act, float negative_slope, float target, bool one_sided, int reduction) -> (Tensor value, Tensor norm, Tensor slope, Tensor alpha, Tensor x, Tensor gradient, Tensor h, Tensor g)");
   m.def("mlp_penalty_backward(Tensor incoming, Tensor slope, Tensor gradient, Tensor h, Tensor g, Tensor[] weights, Tensor?[] masks, int act, float negative_slope) -> (Tensor t, Tensor c)");
 }
@@ -62,6 +65,8 @@ STABLE_TORCH_LIBRARY(wgangp_fast, m) {
 STABLE_TORCH_LIBRARY_IMPL(wgangp_fast, CPU, m) {
   wgangp_fast::cpu::set_parallel_for(&torch_threads);
   implement(m);
+  m.impl("unfold_rows", TORCH_BOX(&binding::unfold_rows));
+  m.impl("fold_rows", TORCH_BOX(&binding::fold_rows));
 }
 
 #ifdef WGANGP_FAST_CUDA

@@ -31,6 +31,13 @@ struct Channels {
   int64_t count, inner;
 };
 
+// The windows of a convolution over images.
+struct Window {
+  int64_t n, c, h, w;                      // of the image
+  int64_t oh, ow;                          // windows
+  int64_t kh, kw, sh, sw, ph, pw, dh, dw;  // kernel, stride, padding, dilation
+};
+
 // The rows that a norm runs over, `channels` in each group.
 // Contiguous: row (n, g) is [channels, length], dense. channels_last: element (c, l) of row (n, g) lies at
 // n*length*C + l*C + g*channels + c with C = groups*channels. Weight index: g*channels + c, or, with
@@ -112,6 +119,11 @@ void norm_act_adjoint(Dtype dtype, const void* c, const void* g, const void* t, 
                       const void* mean, const void* rstd, const void* weight, const void* bias,
                       const NormRows& rows, Activation act, void* cx, void* partials /*acc*/, void* dweight,
                       void* dbias);
+
+// Windows of x [n, c, h, w] as rows [n*oh*ow, c*kh*kw], zeros where they stick out; and the sum of rows over
+// the places that they came from. float64 and float32; on a CPU alone.
+void unfold_rows(Dtype dtype, const void* x, const Window& window, void* rows);
+void fold_rows(Dtype dtype, const void* rows, const Window& window, void* x);
 
 }  // namespace cpu
 

@@ -165,7 +165,7 @@ def count_products(module: torch.fx.GraphModule | None) -> int:
     if module is None:
         return 0
     names = [_name(node.target) for node in module.graph.nodes if node.op == "call_function"]
-    return sum(1 for name in names if name in (*PRODUCTS, "convolution_backward"))
+    return sum(1 for name in names if name in (*PRODUCTS, "convolution_backward", "_linear_pointwise"))
 
 
 #: launches of the operations that need more than one: partial sums, and what adds them in order

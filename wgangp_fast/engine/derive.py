@@ -218,6 +218,7 @@ class Derivation:
         site = PlanSite(node.target, Arguments(arguments), read, active, value_of(node))
         site.current = lambda: self.writer
         site.here = self._here
+        site.notes = node.meta
         self.sites[node] = site
         return site
 

@@ -61,7 +61,7 @@ def lower(graph: fx.Graph, kernels: Kernels) -> fx.Graph:
     x = next(iter(lowered.nodes))
     on_cpu = kernels.device == "cpu" and kernels.which in ("auto", "cpu")
     if on_cpu:
-        products.prepare(lowered)
+        products.prepare(lowered, own_kernels=kernels.backend_of("unfold_rows") == "cpu")
     if kernels.which == "auto" and "ref" in {kernels.backend_of(name) for name in ("norm_act", "bias_act")}:
         return lowered  # no kernels here: torch's own operators beat the references
     Lowering(lowered, x, on_cpu).run()

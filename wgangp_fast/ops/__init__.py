@@ -11,12 +11,14 @@ from .mlp_penalty import mlp_penalty, mlp_penalty_backward
 from .norm_act import norm_act
 from .norm_penalty import norm_penalty, penalty_seed
 from .registry import KERNELS, implementation
+from .unfold import fold_rows_ref, unfold_rows_ref
 
 __all__ = [
     "KERNELS",
     "bias_act",
     "bias_act_adjoint",
     "bias_act_grad",
+    "fold_rows_ref",
     "gate",
     "implementation",
     "interpolate",
@@ -25,4 +27,5 @@ __all__ = [
     "norm_act",
     "norm_penalty",
     "penalty_seed",
+    "unfold_rows_ref",
 ]

@@ -117,13 +117,20 @@ class Convolution(Bilinear):
         names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
         return tuple(site[name] for name in names)
 
+    def _window(self, site: Site) -> tuple[int, ...]:
+        return products.window(site["stride"], site["padding"], site["dilation"], site.val(self.b))
+
     def apply(self, site: Site, a: Any, b: Any) -> Any:
+        if site.notes.get("rows"):
+            return products.convolved(a, b, None, self._window(site), list(site.result.shape))
         return torch.convolution(a, b, None, *self._geometry(site))
 
     def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
         # The library only reads the shape of the input here: expand() gives one without memory, but on a
         # CPU it would be copied to be dense, where pages of an empty tensor that nobody touches cost nothing.
         like = site.shape(self.a)
+        if site.notes.get("rows"):
+            return products.convolved_back(g, b, self._window(site), like, site.result.shape[1])
         on_cpu = site.val(self.a).device.type == "cpu"
         shaped = g.new_empty(like) if on_cpu else g.new_empty(1).expand(like)
         return aten.convolution_backward.default(

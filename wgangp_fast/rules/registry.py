@@ -40,6 +40,9 @@ class Site:
     ) -> None:
         self.op, self.arguments, self._read, self.active, self.result = op, arguments, read, active, result
 
+    #: what the engine noted at the node; empty outside plans
+    notes: Mapping[str, Any] = {}
+
     def __getitem__(self, name: str) -> Any:
         """A constant argument (a number, a list of sizes, ...) by its schema name."""
         return self.arguments[name]
