@@ -49,7 +49,8 @@ def draw_key(generator: torch.Generator | None, device: torch.device) -> tuple[i
         offset = generator.get_offset()
         generator.set_offset(offset + 4)  # the smallest step that torch's own kernels take
         return _signed(generator.initial_seed()), offset
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator)), 0
+    where = generator.device if generator is not None else "cpu"
+    return int(torch.empty((), dtype=torch.int64, device=where).random_(generator=generator)), 0
 
 
 def _signed(seed: int) -> int:
