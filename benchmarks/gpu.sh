@@ -79,13 +79,18 @@ step environment 30 "$python" -m wgangp_fast.bench --environment --device "$devi
   --out "$work/environment.json"
 step build 150 bash -c build
 # Threads that spin while they wait cost the tests time; the benchmarks keep the default.
-kernels=(tests/gpu tests/test_ops.py tests/test_mlp_penalty.py)
-step kernel-tests 120 env OMP_WAIT_POLICY=passive "$python" -m pytest "${kernels[@]}" -q -p no:cacheprovider
+kernels=(tests/gpu tests/test_ops.py tests/test_mlp_penalty.py tests/test_products.py)
+pytest=(env OMP_WAIT_POLICY=passive "$python" -m pytest -q -p no:cacheprovider)
+step kernel-tests 70 "${pytest[@]}" "${kernels[@]}" -k "not triton"
+# Triton compiles a kernel for each activation, layout and dtype: the two dtypes that people train in.
+if [ "$device" = cuda ]; then
+  step triton-tests 100 "${pytest[@]}" tests/test_ops.py -k "triton and (float32 or bfloat16)"
+fi
 if [ "$device" = cuda ]; then
   step cuda-programs 100 bash -c 'programs && run_programs'
   if command -v compute-sanitizer >/dev/null; then
-    step memcheck 60 bash -c 'run_programs memcheck'
-    step racecheck 60 bash -c 'run_programs racecheck'
+    step memcheck 45 bash -c 'run_programs memcheck'
+    step racecheck 45 bash -c 'run_programs racecheck'
   else
     echo "== no compute-sanitizer on PATH"
     names+=(sanitizer) codes+=(127) walls+=(0)
@@ -96,8 +101,7 @@ step ops 90 "$python" -m wgangp_fast.bench --suite ops --device "$device" --pres
 step penalty 150 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
   --out "$work/penalty.json"
 # What time is left goes to the other tests: the penalty on this device.
-step penalty-tests 120 env OMP_WAIT_POLICY=passive "$python" -m pytest tests/test_penalty.py tests/test_lower.py \
-  tests/test_api.py -q -x -p no:cacheprovider
+step penalty-tests 120 "${pytest[@]}" tests/test_penalty.py tests/test_lower.py tests/test_api.py -x
 
 # 124 and 137 are timeout's codes.
 failed=0 rows=
