@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import wgangp_fast
-from wgangp_fast import reference
+from wgangp_fast import backend, reference
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -18,22 +18,33 @@ def gradients(critic: nn.Module) -> list[torch.Tensor]:
     return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in critic.parameters()]
 
 
-def smooth_critic() -> nn.Module:
-    # Smooth, so that rounding cannot move a sample across a kink and change its gradient by a finite step.
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 5, 2, 2),
-        nn.Tanh(),
-        nn.Conv2d(8, 16, 3, 2, 1),
-        nn.Softplus(),
-        nn.Flatten(),
-        nn.Linear(256, 1),
-    )
+# Smooth, so that rounding cannot move a sample across a kink and change its gradient by a finite step.
+CRITICS = {
+    "convolutions": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 5, 2, 2), nn.Tanh(), nn.Conv2d(8, 16, 3, 2, 1), nn.Softplus()),
+        *(nn.Flatten(), nn.Linear(256, 1)),
+    ),
+    "norms": lambda: nn.Sequential(
+        *(nn.Conv2d(3, 8, 5, 2, 2), nn.GroupNorm(1, 8), nn.SiLU(), nn.Conv2d(8, 16, 3, 2, 1)),
+        *(nn.InstanceNorm2d(16, affine=True), nn.GELU(), nn.Flatten(), nn.LayerNorm(256), nn.Linear(256, 1)),
+    ),
+    "mlp": lambda: nn.Sequential(
+        *(nn.Flatten(), nn.Linear(768, 96), nn.Tanh(), nn.Linear(96, 40), nn.Tanh(), nn.Linear(40, 1)),
+    ),
+}
 
 
+@pytest.mark.parametrize("impl", ["auto", "cuda", "triton"])
+@pytest.mark.parametrize("name", CRITICS)
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_cuda_equals_float64_on_the_cpu(dtype: torch.dtype, layout: torch.memory_format) -> None:
-    truth = smooth_critic().double()
+def test_cuda_equals_float64_on_the_cpu(
+    dtype: torch.dtype, layout: torch.memory_format, name: str, impl: str
+) -> None:
+    reason = backend.missing(impl) if impl != "auto" else None
+    if reason:
+        pytest.skip(reason)
+    truth = CRITICS[name]().double()
     real, fake, alpha = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.rand(8)
     critic = copy.deepcopy(truth).to("cuda", dtype).to(memory_format=layout)
 
@@ -42,7 +53,7 @@ def test_cuda_equals_float64_on_the_cpu(dtype: torch.dtype, layout: torch.memory
     expected.backward()
     near = [t.to("cuda", dtype) for t in (real, fake)]
     actual = wgangp_fast.gradient_penalty(
-        critic, *(t.contiguous(memory_format=layout) for t in near), alpha=alpha.to("cuda", dtype)
+        critic, *(t.contiguous(memory_format=layout) for t in near), alpha=alpha.to("cuda", dtype), impl=impl
     )
     actual.backward()
 
