@@ -389,8 +389,8 @@ def test_wheel_in_a_clean_environment(tmp_path: Path) -> None:
     assert not [name for name in names if "/tests/" in name]
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
-    program = (
-        "import torch\nfrom wgangp_fast import native\n"
+    program = (  # the checkout, which is the working folder or an editable installation, must not be found
+        f"import sys\nsys.path.insert(0, {str(site)!r})\nimport torch\nfrom wgangp_fast import native\n"
         "assert native.library()\ns = native.status()\nprint(s.how, s.path, native.csrc())"
     )
     out, _ = output_of(program, {"PYTHONPATH": str(site), "CXX": "no-such-compiler"})
