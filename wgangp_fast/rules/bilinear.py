@@ -106,8 +106,8 @@ class Convolution(Bilinear):
     def apart(self, site: Site) -> bool:
         # One call on both pairs saves a call and a pass over the weights, and costs a copy of activations.
         # On a CPU that pays for small activations and for large weights: at batch 16, 256 to 512 channels at
-        # 8 x 8 take 19.6 ms instead of 27.7, but 64 to 128 at 32 x 32 save 0.2 of 10 ms, and copying takes
-        # more than that.
+        # 8 x 8 take 20 ms instead of 31, but 64 to 128 at 32 x 32 take 14 instead of 13
+        # (benchmarks/products.py), and more memory.
         if site.val(self.a).device.type != "cpu":
             return False
         copied = site.val(self.a).numel() + site.result.numel()
