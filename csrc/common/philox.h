@@ -17,7 +17,7 @@ WGANGP_FAST_HD inline Philox philox(uint64_t seed, uint64_t index, uint64_t offs
   uint32_t c0 = static_cast<uint32_t>(index), c1 = static_cast<uint32_t>(index >> 32);
   uint32_t c2 = static_cast<uint32_t>(offset), c3 = static_cast<uint32_t>(offset >> 32);
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-#ifdef __CUDACC__
+#ifdef __CUDA_ARCH__  // a host compiler does not know it
 #pragma unroll
 #endif
   for (int round = 0; round < 10; ++round) {
