@@ -21,6 +21,7 @@ import sys
 import sysconfig
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -71,7 +72,7 @@ def commit() -> str:
     return name + ("+" if changed else "") if re.fullmatch(r"[0-9a-f]+", name) else ""
 
 
-def find_cuda(torch_cuda: str | None):  # type: ignore[no-untyped-def]
+def find_cuda(torch_cuda: str | None) -> Any:
     """The CUDA compiler to use, or None: a torch without CUDA could not call what it compiles."""
     if os.environ.get("BUILD_NO_CUDA") or not (torch_cuda or os.environ.get("FORCE_CUDA")):
         return None
@@ -112,7 +113,7 @@ class BuildNative(build_ext):
         shutil.copy2(made, beside)
         os.replace(beside, output)
 
-    def run_steps(self, steps, folder: Path) -> None:  # type: ignore[no-untyped-def]
+    def run_steps(self, steps: Any, folder: Path) -> None:
         ninja = find_ninja()
         if ninja is None:
             recipes.run_steps(steps)
@@ -123,7 +124,7 @@ class BuildNative(build_ext):
             raise recipes.BuildError("ninja stopped; the compiler's error is above")
 
 
-def information_step(output: Path):  # type: ignore[no-untyped-def]
+def information_step(output: Path) -> Any:
     """One command: the module _build_info."""
     import pybind11
 
@@ -153,7 +154,7 @@ class BuildPython(build_py):
                 shutil.copy2(path, target)
 
 
-def find_recipe():  # type: ignore[no-untyped-def]
+def find_recipe() -> Any:
     """How to build here, or None after a line that says why not."""
     if os.environ.get("BUILD_NO_EXT"):
         return None

@@ -122,7 +122,10 @@ def weight_gradients(
 
 def stock(settings: dict[str, Any], alpha: Tensor, incoming: Tensor) -> dict[str, Any]:
     """Value, input gradient and parameter gradients by double backward, in the settings' dtype."""
-    leaf = lambda tensor: None if tensor is None else tensor.detach().clone().requires_grad_()  # noqa: E731
+
+    def leaf(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.detach().clone().requires_grad_()
+
     weights, biases = [leaf(w) for w in settings["weights"]], [leaf(b) for b in settings["biases"]]
     rows = len(alpha)
     real, fake = (settings[name].reshape(rows, -1) for name in ("real", "fake"))

@@ -76,8 +76,7 @@ def penalty_of(norm: Tensor, case: Case) -> tuple[Tensor, Tensor]:
 
 def check(case: Case, dtype: torch.dtype, launch: Launch | None) -> None:
     settings = arguments(case, dtype)
-    run = lambda: kernels.mlp_penalty(**settings, launch=launch)  # noqa: E731
-    ours, again = run(), run()
+    ours, again = (kernels.mlp_penalty(**settings, launch=launch) for _ in range(2))
     what = f"{case} {dtype} {launch}"
     same = all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(ours, again))
     assert same, f"{what}: two runs differ"

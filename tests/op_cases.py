@@ -185,7 +185,8 @@ def _orders(label: str, shape: tuple[int, ...], bias: Any, dim: int, change: Any
 
 def _gate() -> Iterator[Case]:
     def halves(d: Draw, *s: int) -> tuple[Tensor, Tensor]:
-        return tuple(d(s[0], 2 * s[1], *s[2:]).chunk(2, 1))  # type: ignore[return-value]
+        a, b = d(s[0], 2 * s[1], *s[2:]).chunk(2, 1)
+        return a, b
 
     def alternate(d: Draw, *s: int) -> tuple[Tensor, Tensor]:
         both = d(s[0], 2 * s[1], *s[2:])

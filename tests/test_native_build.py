@@ -11,6 +11,7 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -189,9 +190,14 @@ def test_cache_folder() -> None:
     assert cache.cache_folder({}) == Path.home() / ".cache" / "wgangp_fast"
 
 
-def make_recipe(csrc: Path, **changes: object) -> recipe.Recipe:
-    settings = {"torch": Path(torch.__file__).parent, "torch_version": "2.13.0", "compiler": "g++", **changes}
-    return recipe.Recipe(csrc, **settings)  # type: ignore[arg-type]
+def make_recipe(csrc: Path, **changes: Any) -> recipe.Recipe:
+    settings: dict[str, Any] = {
+        "torch": Path(torch.__file__).parent,
+        "torch_version": "2.13.0",
+        "compiler": "g++",
+        **changes,
+    }
+    return recipe.Recipe(csrc, **settings)
 
 
 def test_key_changes_with_whatever_decides_the_outcome(small: Path) -> None:
