@@ -20,14 +20,14 @@ PACKAGE = ROOT / "wgangp_fast"
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
     ("native",),
-    ("backend", "checks", "reference", "wrappers"),
+    ("backend", "checks", "execution", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
     ("rules",),
     ("engine",),
     ("autograd",),
     ("penalty",),
-    ("compat",),
+    ("compat", "loss"),
     ("models", "data"),
     ("explain",),
     ("bench", "train"),

@@ -8,6 +8,7 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 
 from .backend import BackendError
 from .explain import Explanation, explain
+from .loss import CriticLoss, CriticLossOutput, critic_loss
 from .penalty import (
     BatchNormWarning,
     StockPathWarning,
@@ -20,8 +21,11 @@ from .penalty import (
 __all__ = [
     "BackendError",
     "BatchNormWarning",
+    "CriticLoss",
+    "CriticLossOutput",
     "Explanation",
     "StockPathWarning",
+    "critic_loss",
     "explain",
     "gradient_norm",
     "gradient_penalty",

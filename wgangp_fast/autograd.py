@@ -68,8 +68,8 @@ def _sweep34(ctx: Any, seed: Tensor, saved: list[Tensor]) -> tuple[Tensor | None
 
 
 class GradientPenaltyFunction(Function):
-    """``(call, real, fake, alpha, *leaves) -> penalty``: forward is sweeps 1, 2 and the norm, backward
-    sweeps 3 and 4, scaled by the incoming gradient."""
+    """``(call, real, fake, alpha, *leaves) -> (penalty, norms [N])``: forward is sweeps 1, 2 and the
+    norm, backward sweeps 3 and 4, scaled by the incoming gradient."""
 
     @staticmethod
     def forward(
@@ -79,13 +79,15 @@ class GradientPenaltyFunction(Function):
         fake: Tensor | None,
         alpha: Tensor | None,
         *leaves: Any,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         plan = ctx.plan = call.plan
         gradient, tensors, ctx.numbers = plan.forward(call.x, leaves)
-        value, _, slope = plan.kernels.norm_penalty(gradient, call.target, call.one_sided, call.reduction)
+        value, norms, slope = plan.kernels.norm_penalty(gradient, call.target, call.one_sided, call.reduction)
         points = (real, fake, alpha) if plan.sweeps.wants_x else ()
         ctx.save_for_backward(gradient, slope, *points, *tensors)
-        return value
+        ctx.mark_non_differentiable(norms)
+        ctx.set_materialize_grads(False)
+        return value, norms
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
@@ -134,21 +136,24 @@ class MlpCall:
 
 
 class MlpPenaltyFunction(Function):
-    """``(call, *leaves) -> penalty`` of an MLP critic: one launch forward, one backward, and the products."""
+    """``(call, *leaves) -> (penalty, norms [N])`` of an MLP critic: one launch forward, one backward, and
+    the products."""
 
     @staticmethod
-    def forward(ctx: Any, call: MlpCall, *leaves: Any) -> Tensor:
+    def forward(ctx: Any, call: MlpCall, *leaves: Any) -> tuple[Tensor, Tensor]:
         mlp, rows = call.plan.mlp, len(call.real)
         real, fake = (v.detach().reshape(rows, -1).contiguous() for v in (call.real, call.fake))
         weights, biases = mlp.arguments(leaves)
         masks = mlp.masks(rows, real)
-        value, _, slope, _, x, gradient, h, g = mlp.kernels.mlp_penalty(
+        value, norms, slope, _, x, gradient, h, g = mlp.kernels.mlp_penalty(
             real, fake, call.alpha, *call.key, 1, weights, biases, masks, mlp.act, mlp.slope,
             call.target, call.one_sided, call.reduction,
         )  # fmt: skip
         ctx.plan = call.plan
         ctx.save_for_backward(slope, gradient, h, g, x, *weights, *(m for m in masks if m is not None))
-        return value
+        ctx.mark_non_differentiable(norms)
+        ctx.set_materialize_grads(False)
+        return value, norms
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:

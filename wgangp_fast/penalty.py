@@ -19,6 +19,7 @@ from .autograd import (
     MlpCall,
     MlpPenaltyFunction,
 )
+from .execution import DEFAULT, Execution, execution
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
@@ -48,6 +49,8 @@ def gradient_penalty(
     output: Output | None = None,
     generator: torch.Generator | None = None,
     impl: str = "auto",
+    recompute: bool = False,
+    executor: str = "eager",
 ) -> Tensor:
     """The WGAN-GP gradient penalty, unweighted: ``mean_i (||grad_x D(x_i)||_2 - 1)^2``.
 
@@ -69,6 +72,9 @@ def gradient_penalty(
         impl: ``"auto"``: the engine with the fastest kernels for the device (the stock path with one
             warning if the critic cannot be captured); ``"cpu"``, ``"cuda"``, ``"triton"``: the engine with
             these kernels; ``"ref"``: the stock path.
+        recompute: keep less between forward and backward, and make it again: less memory, more time.
+        executor: how the engine's code runs, ``"eager"``, ``"inductor"`` or ``"graph"``; see
+            :mod:`wgangp_fast.execution`.
 
     Returns:
         A scalar, or ``[N]``; float32 at least. Differentiable once: a derivative of its gradient raises.
@@ -82,7 +88,31 @@ def gradient_penalty(
     checks.no_transform()
     checks.options(reduction, target)
     weights = checks.weights(alpha, real)
+    how = execution(recompute, executor)
     critic, finish = wrappers.enter(critic)
+    return finish(
+        penalty_and_norms(
+            critic, real, fake, weights=weights, target=target, one_sided=one_sided, reduction=reduction,
+            output=output, generator=generator, chosen=chosen, how=how,
+        )[0]
+    )  # fmt: skip
+
+
+def penalty_and_norms(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    weights: Tensor | None,
+    target: float,
+    one_sided: bool,
+    reduction: str,
+    output: Output | None,
+    generator: torch.Generator | None,
+    chosen: str,
+    how: Execution,
+) -> tuple[Tensor, Tensor]:
+    """The penalty and, without history, the norms ``[N]``; checked arguments, an unwrapped critic."""
     kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
     key = (0, 0) if weights is not None else draw_key(generator, real.device)
     refusal = None
@@ -93,26 +123,26 @@ def gradient_penalty(
         # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
         # known, which may make them in a kernel of its own.
         like = real.detach() if real.is_contiguous() else torch.empty_like(real)
-        plan, leaves, refusal = _plan(critic, output, like, wants_x, kernels)
+        plan, leaves, refusal = _plan(critic, output, like, wants_x, kernels, how)
         if plan is not None and plan.mlp is not None:
             whole = MlpCall(plan, real, fake, weights, key, float(target), one_sided, REDUCTIONS[reduction])
-            return finish(MlpPenaltyFunction.apply(whole, *leaves))
+            return MlpPenaltyFunction.apply(whole, *leaves)
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
     weights = drawn if weights is None else weights
     if chosen != "ref" and plan is not None:
         points = (real, fake, weights) if wants_x else (None, None, None)
         call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
-        return finish(GradientPenaltyFunction.apply(call, *points, *leaves))
+        return GradientPenaltyFunction.apply(call, *points, *leaves)
     with torch.enable_grad(), wrappers.reaching() as reach:
-        penalty = reference.gradient_penalty(
-            _scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1)),
-            target=target, one_sided=one_sided, reduction=reduction,
-        )  # fmt: skip
+        norms = reference.penalty_norms(
+            scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1))
+        )
+        penalty = reference.reduce(reference.penalty_of_norm(norms, target, one_sided), reduction)
         penalty = reach(penalty)
     if refusal is not None:
         refusal.note()
-    return finish(penalty if torch.is_grad_enabled() else penalty.detach())
+    return penalty if torch.is_grad_enabled() else penalty.detach(), norms.detach()
 
 
 @backend.compile_boundary
@@ -169,7 +199,7 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
         if plan is not None:
             return finish(InputGradientFunction.apply(Call(plan, points), x, *leaves))
     with wrappers.reaching() as reach:
-        gradient = reference.input_gradient(_scored(critic, output), x)
+        gradient = reference.input_gradient(scored(critic, output), x)
     gradient = reach(gradient)
     if refusal is not None:
         refusal.note()
@@ -221,7 +251,12 @@ class _Refusal:
 
 
 def _plan(
-    critic: Critic, output: Output | None, x: Tensor, wants_x: bool, kernels: Kernels
+    critic: Critic,
+    output: Output | None,
+    x: Tensor,
+    wants_x: bool,
+    kernels: Kernels,
+    how: Execution = DEFAULT,
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
     capture, plan, errors = _engine()
@@ -234,7 +269,7 @@ def _plan(
         return None, (), _Refusal(critic, error)
     finally:
         torch._C._set_grad_enabled(grad)
-    found = plan.plan_of(binding, wants_x, kernels)
+    found = plan.plan_of(binding, wants_x, kernels, how)
     if binding.captured.batch_norm is not None:
         _warn_batch_norm(binding.captured)
     return found, binding.leaves, None
@@ -251,7 +286,9 @@ def _warn_batch_norm(captured: Any) -> None:
         )
 
 
-def _scored(critic: Critic, output: Output | None) -> Callable[[Tensor], Tensor]:
+def scored(critic: Critic, output: Output | None) -> Callable[[Tensor], Tensor]:
+    """The critic's score, picked by ``output`` and checked to be one tensor."""
+
     def score(x: Tensor) -> Tensor:
         result = critic(x)
         result = result if output is None else output(result)

@@ -74,6 +74,10 @@ def gradient_penalty(
     reduction: str = "mean",
 ) -> Tensor:
     """The stock penalty at ``alpha * real + (1 - alpha) * fake``; ``alpha`` broadcasts against ``real``."""
-    x = alpha * real + (1 - alpha) * fake
-    norm = sample_norm(input_gradient(critic, x))
+    norm = penalty_norms(critic, real, fake, alpha)
     return reduce(penalty_of_norm(norm, target, one_sided), reduction)
+
+
+def penalty_norms(critic: Callable[[Tensor], Any], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    """Norms ``[N]`` of the critic's gradient at ``alpha * real + (1 - alpha) * fake``."""
+    return sample_norm(input_gradient(critic, alpha * real + (1 - alpha) * fake))

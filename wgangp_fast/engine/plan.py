@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..execution import DEFAULT, Execution
 from ..ops.registry import Kernels
 from .capture import Binding, Captured
 from .derive import Sweeps, derive
@@ -60,11 +61,19 @@ class Plan:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
         kernels: the implementations of the package's own operations that it runs on.
+        how: how it is run.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
     """
 
-    def __init__(self, captured: Captured, wants_x: bool, leaves: tuple[Any, ...], kernels: Kernels) -> None:
-        self.kernels = kernels
+    def __init__(
+        self,
+        captured: Captured,
+        wants_x: bool,
+        leaves: tuple[Any, ...],
+        kernels: Kernels,
+        how: Execution = DEFAULT,
+    ) -> None:
+        self.kernels, self.how = kernels, how
         self.mlp: Mlp | None = None if wants_x else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
@@ -118,7 +127,9 @@ class Plan:
         return gradients
 
 
-def plan_of(binding: Binding, wants_x: bool, kernels: Kernels | None = None) -> Plan:
+def plan_of(
+    binding: Binding, wants_x: bool, kernels: Kernels | None = None, how: Execution = DEFAULT
+) -> Plan:
     """The plan for this binding, derived on first use; ``kernels``: by default the fastest here.
 
     What the leaves require is guarded by the capture, so the grad mode, ``wants_x`` and the kernels choose
@@ -128,8 +139,8 @@ def plan_of(binding: Binding, wants_x: bool, kernels: Kernels | None = None) -> 
         x = next(iter(binding.captured.critic.nodes))
         kernels = Kernels.of("auto", x.meta["val"].device.type)
     plans = binding.captured.plans
-    key = (wants_x, torch.is_grad_enabled(), kernels)
+    key = (wants_x, torch.is_grad_enabled(), kernels, how)
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels)
+        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how)
     return plan

@@ -1,0 +1,124 @@
+"""The whole critic loss of a WGAN-GP: Wasserstein estimate and gradient penalty in one call."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import backend, checks, wrappers
+from .execution import execution
+from .penalty import Critic, Output, penalty_and_norms, scored
+
+
+class CriticLossOutput(NamedTuple):
+    """What :func:`critic_loss` returns.
+
+    Attributes:
+        loss: scalar, to be minimised; the only member with a gradient.
+        wasserstein: scalar, ``mean D(real) - mean D(fake)``: the estimate of the distance.
+        penalty: scalar, the penalty, not weighted.
+        grad_norm: ``[N]``, norms of the critic's input gradient at the penalty points.
+
+    All are on the device of the samples: nothing waits for it until a number is read.
+    """
+
+    loss: Tensor
+    wasserstein: Tensor
+    penalty: Tensor
+    grad_norm: Tensor
+
+
+@backend.compile_boundary
+def critic_loss(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    lambda_gp: float = 10.0,
+    alpha: Tensor | None = None,
+    target: float = 1.0,
+    one_sided: bool = False,
+    output: Output | None = None,
+    generator: torch.Generator | None = None,
+    impl: str = "auto",
+    recompute: bool = False,
+    executor: str = "eager",
+) -> CriticLossOutput:
+    """The critic's whole WGAN-GP loss: ``mean D(fake) - mean D(real) + lambda_gp * penalty``.
+
+    Gulrajani et al. 2017, algorithm 1. Value and gradients equal those of the three stock terms. The critic
+    runs once, on real, fake and the penalty points together, and the gradients of all three share one
+    backward pass, where its samples are independent and its forward changes no buffers. Otherwise (batch
+    norm, minibatch statistics, spectral norm in training) it runs as stock code runs it: on real, on fake,
+    then for the penalty.
+
+    Args:
+        critic: any callable, as for :func:`wgangp_fast.gradient_penalty`.
+        real: ``[N, ...]``, floating point.
+        fake: shape, dtype and device of ``real``. Gradients flow to ``real`` and ``fake`` if they ask.
+        lambda_gp: weight of the penalty.
+        alpha, target, one_sided, output, generator, impl: as for the penalty.
+        recompute: keep less between forward and backward, and make it again: less memory, more time.
+        executor: ``"eager"``, ``"inductor"`` or ``"graph"``: how the plan is run.
+
+    Returns:
+        :class:`CriticLossOutput`; only its ``loss`` has a gradient.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; raised before any work.
+        BackendError: ``impl`` names kernels that cannot run here; says why.
+    """
+    checks.pair(real, fake)
+    checks.no_transform()
+    checks.options("mean", target)
+    if not isinstance(lambda_gp, (int, float)) or not math.isfinite(lambda_gp):
+        raise ValueError(f"lambda_gp must be a finite number; got {lambda_gp!r}")
+    how = execution(recompute, executor)
+    chosen = backend.resolve(impl, real.device)
+    weights = checks.weights(alpha, real)
+    critic, finish = wrappers.enter(critic)
+    penalty_options = {
+        "weights": weights, "target": target, "one_sided": one_sided, "output": output,
+        "generator": generator, "chosen": chosen, "how": how,
+    }  # fmt: skip
+    found = _apart(critic, real, fake, float(lambda_gp), penalty_options)
+    return found._replace(loss=finish(found.loss))
+
+
+def _apart(
+    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, options: dict[str, Any]
+) -> CriticLossOutput:
+    """Real, fake and penalty in passes of their own, as stock code makes them."""
+    with wrappers.reaching() as reach:
+        score = scored(critic, options["output"])
+        of_real, of_fake = score(real).mean(), score(fake).mean()
+        scores = reach(of_fake - of_real)
+    penalty, norms = penalty_and_norms(critic, real, fake, reduction="mean", **options)
+    wasserstein = (of_real - of_fake).detach()
+    return CriticLossOutput(scores + lambda_gp * penalty, wasserstein, penalty.detach(), norms)
+
+
+class CriticLoss(nn.Module):
+    """:func:`critic_loss` as a module around its critic: what DistributedDataParallel and fully_shard wrap.
+
+    Args:
+        critic: the critic.
+        lambda_gp, options: as for :func:`critic_loss`.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> loss = CriticLoss(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)), lambda_gp=10.0)
+        >>> loss(torch.zeros(4, 2), torch.ones(4, 2)).loss.backward()
+    """
+
+    def __init__(self, critic: nn.Module, lambda_gp: float = 10.0, **options: Any) -> None:
+        super().__init__()
+        self.critic, self.lambda_gp, self.options = critic, lambda_gp, options
+
+    def forward(self, real: Tensor, fake: Tensor, **options: Any) -> CriticLossOutput:
+        """``real`` and ``fake`` ``[N, ...]``; options of one call, such as ``alpha``."""
+        return critic_loss(self.critic, real, fake, lambda_gp=self.lambda_gp, **(self.options | options))
