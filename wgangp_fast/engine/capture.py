@@ -44,6 +44,23 @@ class _Miss(Exception):
     """No compiled entry fits this call."""
 
 
+class Seen(Exception):
+    """The graph that fits a call was not wanted: nothing of it ran.
+
+    Attributes:
+        captured: the graph.
+        inputs: what it would have been given.
+    """
+
+    def __init__(self, captured: Captured, inputs: tuple[Any, ...]) -> None:
+        self.captured, self.inputs = captured, inputs
+
+
+def nothing(captured: Captured) -> bool:
+    """For :func:`bind`: want no graph, only see it."""
+    return False
+
+
 def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     # True for Dynamo, False for Python (is_compiling() is one flag for all threads): run by Python, this
     # function says that no compiled entry fits.
@@ -64,6 +81,7 @@ class _Entry:
         self.compiled = torch.compile(function, backend=_backend, fullgraph=True)
         self.refused: str | None = None
         self.warned = False
+        self.apart: dict[Any, str] = {}  # kind of batch -> why it is not captured with its neighbours
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
@@ -103,22 +121,29 @@ def entry(critic: Any) -> _Entry:
     return found
 
 
-def bind(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Binding:
+def bind(
+    critic: Callable[[Tensor], Any],
+    output: Callable[[Any], Tensor] | None,
+    x: Tensor,
+    wanted: Callable[[Captured], bool] | None = None,
+) -> Binding:
     """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
 
     Args:
         critic: an unwrapped critic.
         output: picks the score from what the critic returns, or None.
         x: ``[N, ...]``, requires a gradient.
+        wanted: asked about the graph that fits, before anything of it runs; None: any is.
 
     Raises:
+        Seen: the graph is not wanted.
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
         TypeError: the critic returns something other than one tensor.
     """
     own = entry(critic)
     if own.refused is not None:
         raise CaptureError(own.refused)
-    _slot.binding = None
+    _slot.binding, _slot.wanted = None, wanted
     if torch._C._len_torch_dispatch_stack():
         with _unobserved():
             result = _run(own, critic, output, x)
@@ -225,6 +250,8 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
 
     def note(*inputs: Any) -> tuple[Any, ...]:
+        if _slot.wanted is not None and not _slot.wanted(captured):
+            raise Seen(captured, inputs)
         computed = prologue.forward(*inputs) if prologue is not None else ()
         banks = {"input": inputs, "prologue": computed}
         _slot.binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))

@@ -50,6 +50,10 @@ CONSTANT = {
 }
 
 
+#: rows of a batch: the penalty points, which every sweep has; all others (none, but in ``joint``); both
+POINTS, REST, WHOLE = "points", "rest", "whole"
+
+
 class DeriveError(Exception):
     """The sweeps of this critic cannot be written; the message says which node and why."""
 
@@ -147,8 +151,8 @@ class Derivation:
             needed = any(n in self.needed for n in slots.values())
             if not active and not needed:
                 continue
-            site = self._site(node, active)
-            rule = self._rule(
+            site = self.sites[node] = self._site(node, active)
+            rule = self.rules[node] = self._rule(
                 node, site, active or frozenset(s for s, n in slots.items() if n in self.needed)
             )
             if active and self._moving_outputs(node):
@@ -164,11 +168,9 @@ class Derivation:
         bound = bind(node.target, args_of(node), node.kwargs)
         probe = Site(site.op, fake_values(bound), site._read, active, site.result)
         try:
-            rule = rule_of(probe)
+            return rule_of(probe)
         except Exception as error:
             raise DeriveError(f"{node.target} cannot be differentiated twice: {error}") from error
-        self.rules[node] = rule
-        return rule
 
     def _moving_outputs(self, node: fx.Node) -> frozenset[int]:
         rule = self.rules[node]
@@ -193,39 +195,64 @@ class Derivation:
                         found[f"{name}.{i}"] = member
         return found
 
-    def _site(self, node: fx.Node, active: frozenset[str]) -> PlanSite:
-        bound = bind(node.target, args_of(node), node.kwargs)
+    def _site(self, node: fx.Node, active: frozenset[str], rows: str = POINTS) -> PlanSite:
+        """The node as its rule sees it, for some of the batch's rows."""
+        sources = bind(node.target, args_of(node), node.kwargs)
+        shown = self._shown(node, rows)
 
         def read(kind: str, key: Any) -> Any:
             if kind == "in":
                 name, _, index = key.partition(".")
-                source = bound[name][int(index)] if index else bound[name]
-                return self._read(source)
+                return self._read(sources[name][int(index)] if index else sources[name], rows)
             if key is None:
-                return self._here(self.primal[node])
+                return self._read(node, rows)
             if (node, key) not in self.members:
                 self.members[node, key] = self.primal[node][key]
-            return self._here(self.members[node, key])
+            return self._rows(self._here(self.members[node, key]), node, key, rows)
 
-        if any(is_number(v) for value in bound.values() if isinstance(value, (list, tuple)) for v in value):
+        if any(is_number(v) for value in sources.values() if isinstance(value, (list, tuple)) for v in value):
             raise DeriveError(f"{node.target} takes sizes computed from a changing number")
         # Numbers that the graph computes (a fade-in factor) are read like primals, when a rule asks.
-        arguments = fake_values(bound)
+        arguments = fake_values(bind(shown.target, args_of(shown), shown.kwargs))
         arguments = {
             name: Number(functools.partial(self._read, source)) if is_number(source) else arguments[name]
-            for name, source in bound.items()
+            for name, source in sources.items()
         }
-        site = PlanSite(node.target, Arguments(arguments), read, active, value_of(node))
+        site = PlanSite(node.target, Arguments(arguments), read, active, value_of(shown))
         site.current = lambda: self.writer
         site.here = self._here
-        site.notes = node.meta
-        self.sites[node] = site
+        site.notes = shown.meta
         return site
+
+    # what ``joint`` overrides: here the whole batch is penalty points --------------------------------
+
+    def _shown(self, node: fx.Node, rows: str) -> fx.Node:
+        """The node as it is in the graph of these rows."""
+        return node
+
+    def _origin(self, shown: fx.Node) -> fx.Node:
+        """The node that :meth:`_shown` made ``shown`` of."""
+        return shown
+
+    def _rows(self, value: Any, node: fx.Node, key: int | None, rows: str) -> Any:
+        """Some rows of a node's value (of its member ``key``) for the whole batch."""
+        return value
+
+    def _early(self, node: fx.Node, with_adjoint: set[fx.Node]) -> bool:
+        """Whether sweep 3 adds the node's curvature at once, so that tangents die young."""
+        return not self._has(with_adjoint, node) or self._apart(node)
+
+    def _take_seeds(self) -> None:
+        self.tangent[self.x] = self.backward.placeholder("seed")
+
+    def _results(self) -> tuple[Any, list[Any]]:
+        """What the two graphs return besides saved values and gradients of leaves."""
+        return self.cotangent[self.x].node, [self.adjoint.get(self.x) if self.wants_x else None]
 
     # values ---------------------------------------------------------------------------------------
 
-    def _read(self, source: fx.Node) -> Any:
-        return self._here(self.primal[source])
+    def _read(self, source: fx.Node, rows: str = POINTS) -> Any:
+        return self._rows(self._here(self.primal[source]), source, None, rows)
 
     def _here(self, value: Any) -> Any:
         """A forward-graph value in the graph being written; crossing over makes it saved."""
@@ -266,7 +293,7 @@ class Derivation:
         self._sweep1()
         self._sweep2()
         self.writer = self.backward
-        self.tangent[self.x] = self.backward.placeholder("seed")  # the first input, whatever is read later
+        self._take_seeds()  # the first input, whatever is read later
         with_adjoint = self._structure(stock=False)
         zero = self._structure(stock=True)
         if self.needed:
@@ -278,10 +305,10 @@ class Derivation:
         for node in self.inputs:
             self.primal[node] = self.forward.placeholder(node.name)
         for node in self.calls:
-            args = fx.map_arg(args_of(node), self.primal.__getitem__)
-            kwargs = fx.map_arg(node.kwargs, self.primal.__getitem__)
-            if "run" in node.meta:
-                self.primal[node] = node.meta["run"](*args)
+            shown = self._shown(node, WHOLE)
+            args, kwargs = fx.map_arg((args_of(shown), shown.kwargs), lambda n: self.primal[self._origin(n)])
+            if "run" in shown.meta:
+                self.primal[node] = shown.meta["run"](*args)
             elif node.target is operator.getitem:
                 self.primal[node] = self.members[node.all_input_nodes[0], args[1]] = args[0][args[1]]
             else:
@@ -335,18 +362,17 @@ class Derivation:
         for node in self.calls:
             if node not in self.moves or node.target is operator.getitem:
                 continue
-            site, slots = self.sites[node], self._slot_nodes(node)
-            t = {s: self.tangent[slots[s]] for s in site.active if slots[s] in self.tangent}
+            t = self._tangents(node)
             if not t:
                 continue
-            moved = self.rules[node].jvp(site, t)
+            moved = self.rules[node].jvp(self.sites[node], t)
             if isinstance(moved, tuple):
                 for user in node.users:
                     if user.target is operator.getitem and moved[args_of(user)[1]] is not None:
                         self.tangent[user] = moved[args_of(user)[1]]
             elif moved is not None:
                 self.tangent[node] = moved
-            if not self._has(with_adjoint, node) or self._apart(node):
+            if self._early(node, with_adjoint):
                 self._bend(node, t)
 
     def _has(self, with_adjoint: set[fx.Node], node: fx.Node) -> bool:
@@ -369,27 +395,34 @@ class Derivation:
 
     def _sweep4(self, with_adjoint: set[fx.Node]) -> None:
         for node in reversed(self.calls):
-            if node not in self.rules or node not in self.needed or not self._has(with_adjoint, node):
-                continue
-            site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
-            t = {s: self.tangent[slots[s]] for s in site.active if slots[s] in self.tangent}
-            c = self._gather(self.adjoint, node)
-            if c is None:
-                if not self._apart(node):
-                    self._bend(node, t)
-                continue
-            wanted = frozenset(s for s, n in slots.items() if n in self.needed)
-            bent = t and not self._apart(node) and rule.curved(site, frozenset(t)) & wanted
-            g = self._gather(self.cotangent, node) if bent else None
-            found = rule.adjoint(site, c, self._there(g) if g is not None else None, t, wanted)
-            self._add(self.adjoint, node, found, self.needed)
+            if node in self.rules and node in self.needed and self._has(with_adjoint, node):
+                self._turn(node)
+
+    def _tangents(self, node: fx.Node) -> dict[str, Any]:
+        slots = self._slot_nodes(node)
+        return {s: self.tangent[slots[s]] for s in self.sites[node].active if slots[s] in self.tangent}
+
+    def _turn(self, node: fx.Node) -> None:
+        """Sweep 4 at one node."""
+        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        t = self._tangents(node)
+        c = self._gather(self.adjoint, node)
+        if c is None:
+            if not self._apart(node):
+                self._bend(node, t)
+            return
+        wanted = frozenset(s for s, n in slots.items() if n in self.needed)
+        bent = t and not self._apart(node) and rule.curved(site, frozenset(t)) & wanted
+        g = self._gather(self.cotangent, node) if bent else None
+        found = rule.adjoint(site, c, self._there(g) if g is not None else None, t, wanted)
+        self._add(self.adjoint, node, found, self.needed)
 
     # the end --------------------------------------------------------------------------------------
 
     def _finish(self, with_adjoint: set[fx.Node], zero: set[fx.Node]) -> Sweeps:
         backward = None
+        result, results = self._results()
         if self.needed:
-            results = [self.adjoint.get(self.x) if self.wants_x else None]
             results += [self.adjoint.get(self.leaves[i]) for i in self.wanted]
             self.backward.graph.output(tuple(r.node if r is not None else None for r in results))
             sweep(self.backward.graph)
@@ -398,7 +431,7 @@ class Derivation:
                     self.backward.graph.erase_node(node)
             alive = {n.target for n in self.backward.graph.nodes if n.op == "placeholder"}
             self.saved = [n for n in self.saved if self.imported[n].node.target in alive]
-        self.forward.graph.output((self.cotangent[self.x].node, *self.saved))
+        self.forward.graph.output((result, *self.saved))
         sweep(self.forward.graph)
         if self.needed:
             backward = fx.GraphModule(torch.nn.Module(), self.backward.graph, "Backward")

@@ -31,6 +31,7 @@ class Captured:
         extra_outputs: how the backend answers Dynamo for graph outputs other than the score.
         x_index: position of x among Dynamo's inputs.
         plans: derived plans by what they must produce; filled by the plan.
+        joined: with the graph of a third of the batch (see ``joint``), or why it cannot be; None: not tried.
     """
 
     critic: fx.Graph
@@ -40,10 +41,20 @@ class Captured:
     x_index: int
     batch_norm: str | None
     plans: dict[Any, Any] = field(default_factory=dict)
+    joined: Any = None
 
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""
         return [n for n in self.critic.nodes if n.op == "placeholder"][1:]
+
+    def bound(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The leaves' values, from the values of Dynamo's inputs; runs the prologue."""
+        computed = self.prologue.forward(*inputs) if self.prologue is not None else ()
+        return tuple([(inputs if bank == "input" else computed)[i] for bank, i in self.leaf_sources])
+
+    def changes_state(self) -> bool:
+        """Whether a call updates buffers (running statistics, the vectors of spectral norm)."""
+        return _has_effects(self.critic) or (self.prologue is not None and _has_effects(self.prologue.graph))
 
 
 def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Captured:
