@@ -114,7 +114,7 @@ def explain(
     """
     checks.samples("x", x)
     from .engine import capture, plan
-    from .engine.derive import DeriveError
+    from .engine.sweeps import DeriveError
 
     try:
         with torch.enable_grad():

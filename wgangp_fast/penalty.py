@@ -222,7 +222,7 @@ _warned_batch_norm: set[int] = set()
 def _engine() -> Any:
     """The engine's modules, imported by the first call: they bring Dynamo with them."""
     from .engine import capture, plan
-    from .engine.derive import DeriveError
+    from .engine.sweeps import DeriveError
 
     return capture, plan, (capture.CaptureError, DeriveError)
 

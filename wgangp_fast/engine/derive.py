@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from torch import Tensor, fx
 
 from ..rules import Rule, Site, rule_of
 from ..rules.registry import bind, plus
+from .sweeps import CONSTANT, POINTS, WHOLE, DeriveError, NodeInfo, Sweeps
 from .writer import (
     Arguments,
     Number,
@@ -34,62 +34,6 @@ from .writer import (
 )
 
 aten = torch.ops.aten
-
-#: operators whose result carries no derivative, although autograd may hand explicit zeros through them
-CONSTANT = {
-    getattr(getattr(aten, name), overload)
-    for name, overload in (
-        *(("detach", "default"), ("sign", "default"), ("sgn", "default"), ("floor", "default")),
-        *(("ceil", "default"), ("round", "default"), ("trunc", "default"), ("bernoulli", "p")),
-        ("bernoulli_", "float"),
-        *(("bernoulli", "default"), ("zeros_like", "default"), ("ones_like", "default")),
-        *(("full_like", "default"), ("empty_like", "default"), ("rand_like", "default")),
-        *(("randn_like", "default"), ("new_zeros", "default"), ("new_ones", "default")),
-        *(("new_full", "default"), ("new_empty", "default"), ("round", "decimals")),
-    )
-}
-
-
-#: rows of a batch: the penalty points, which every sweep has; all others (none, but in ``joint``); both
-POINTS, REST, WHOLE = "points", "rest", "whole"
-
-
-class DeriveError(Exception):
-    """The sweeps of this critic cannot be written; the message says which node and why."""
-
-
-@dataclass
-class NodeInfo:
-    """What ``explain`` shows of one node."""
-
-    name: str
-    op: str
-    rule: str
-    sweep4: bool
-    reason: str = ""
-    node: fx.Node | None = None
-
-
-@dataclass
-class Sweeps:
-    """The derived code.
-
-    Attributes:
-        forward: ``(x, *leaves) -> (input gradient, *saved)``: sweeps 1 and 2.
-        backward: ``(seed, *saved) -> (adjoint of x or None, *adjoints of the wanted leaves)``: sweeps
-            3 and 4; None where nothing was wanted.
-        leaf_zero: indices of wanted leaves whose gradient is exactly zero (stock code returns zeros).
-        saved_is_tensor: for each saved value, whether it is a tensor (else a number).
-        nodes: one entry a critic node.
-    """
-
-    forward: fx.GraphModule
-    backward: fx.GraphModule | None
-    wanted: tuple[int, ...]
-    wants_x: bool
-    leaf_zero: frozenset[int] = frozenset()
-    saved_is_tensor: tuple[bool, ...] = ()
-    nodes: list[NodeInfo] = field(default_factory=list)
 
 
 class Derivation:

@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from ..ops.registry import KERNELS, Kernels
-from .derive import Sweeps
+from .sweeps import Sweeps
 from .writer import args_of
 
 aten = torch.ops.aten

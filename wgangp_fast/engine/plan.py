@@ -12,10 +12,11 @@ from torch import Tensor, fx
 from ..execution import DEFAULT, Execution
 from ..ops.registry import Kernels
 from .capture import Binding, Captured
-from .derive import Sweeps, derive
+from .derive import derive
 from .fuse import fuse
 from .lower import lower
 from .mlp import Mlp, recognise
+from .sweeps import Sweeps
 
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
