@@ -70,6 +70,14 @@ CHEAP = {
 #: single elementwise passes, made twice rather than kept between two uses
 REPEATABLE = {*MULTIPLIERS, KERNELS["bias_act_grad"].call}
 
+
+def _store(buffer: Any, value: Any) -> Any:
+    """As the library's batch norm updates its statistics: what saved the buffer for its backward pass, a
+    score of the same critic, does not take it for changed."""
+    buffer.data.copy_(value)
+    return buffer
+
+
 #: operator -> the binding that takes the same arguments
 DIRECT: dict[Any, Any] = {
     aten.convolution.default: torch.convolution,
@@ -88,6 +96,7 @@ DIRECT: dict[Any, Any] = {
     aten.permute.default: torch.permute,
     aten.transpose.int: torch.transpose,
     aten.cat.default: torch.cat,
+    aten.copy_.default: _store,
     aten.empty_like.default: torch.empty_like,
     aten.bernoulli_.float: torch.Tensor.bernoulli_,
     aten.div.Scalar: torch.div,
@@ -231,14 +240,20 @@ def _outputs(graph: fx.Graph) -> tuple[tuple[Any, ...], fx.Node]:
     return args_of(end)[0], end
 
 
+def overwrites(node: fx.Node) -> bool:
+    """Whether an elementwise operator may write into its first argument: nobody reads that any more."""
+    known = node.target in IN_PLACE or node.target in MULTIPLIERS
+    return known and node.op == "call_function" and bool(args_of(node)) and _free(args_of(node)[0])
+
+
 def overwrite(graph: fx.Graph) -> None:
     """Let elementwise operators write into a dead input."""
     for node in graph.nodes:
-        if node.op != "call_function" or not args_of(node) or not _free(args_of(node)[0]):
+        if not overwrites(node):
             continue
         if node.target in IN_PLACE:
             node.target = IN_PLACE[node.target]
-        elif node.target in MULTIPLIERS:
+        else:
             node.target = MULTIPLIERS[node.target]
             node.kwargs = {**node.kwargs, "grad_input": args_of(node)[0]}
 
