@@ -102,15 +102,93 @@ def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     seed = ctx.plan.kernels.penalty_seed(gradient, slope, incoming)
     del gradient
     of_x, of_leaves = _sweep34(ctx, seed, saved)
-    of_real = of_fake = of_alpha = None
-    if of_x is not None:
-        real, fake, flat = points
-        alpha = flat.view(-1, *[1] * (real.dim() - 1))
-        of_real = alpha * of_x if ctx.needs_input_grad[1] else None
-        of_fake = (1 - alpha) * of_x if ctx.needs_input_grad[2] else None
-        if ctx.needs_input_grad[3]:
-            of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape).view(-1)
-    return [of_real, of_fake, of_alpha, *of_leaves]
+    return [*_of_points(ctx, of_x, points), *of_leaves]
+
+
+def _of_points(ctx: Any, of_x: Tensor | None, points: list[Tensor]) -> list[Tensor | None]:
+    """Gradients of real, fake and alpha from the adjoint of ``alpha*real + (1 - alpha)*fake``."""
+    if of_x is None:
+        return [None, None, None]
+    real, fake, flat = points
+    alpha = flat.view(-1, *[1] * (real.dim() - 1))
+    of_alpha = None
+    if ctx.needs_input_grad[3]:
+        of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape).view(-1)
+    return [
+        alpha * of_x if ctx.needs_input_grad[1] else None,
+        (1 - alpha) * of_x if ctx.needs_input_grad[2] else None,
+        of_alpha,
+    ]
+
+
+@dataclass
+class LossCall(Call):
+    """What one call of the whole critic loss hands to its Function.
+
+    Attributes:
+        x: ``[3N, ...]``: the penalty points, real and fake.
+        lambda_gp: weight of the penalty.
+    """
+
+    lambda_gp: float = 10.0
+
+
+class CriticLossFunction(Function):
+    """``(call, real, fake, alpha, *leaves) -> (loss, wasserstein, penalty, norms [N])``: forward is the score
+    of all three batches, sweep 2 and the norm of the penalty points; backward sweep 3 and one backward pass
+    of all three."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        call: LossCall,
+        real: Tensor | None,
+        fake: Tensor | None,
+        alpha: Tensor | None,
+        *leaves: Any,
+    ) -> tuple[Tensor, ...]:
+        plan = ctx.plan = call.plan
+        (gradient, score), tensors, ctx.numbers = plan.forward(call.x, leaves)
+        penalty, norms, slope = plan.kernels.norm_penalty(
+            gradient, call.target, call.one_sided, call.reduction
+        )
+        ctx.lambda_gp, ctx.score = call.lambda_gp, (score.shape, score.dtype, score.device)
+        dim, start, length = plan.score_cut
+        scores = score.narrow(dim, start, length).unflatten(dim, (2, length // 2)).movedim(dim, 0)
+        of_real, of_fake = scores.flatten(1).mean(1, dtype=penalty.dtype).unbind()
+        wasserstein = of_real - of_fake
+        loss = torch.sub(penalty * call.lambda_gp, wasserstein)
+        points = (real, fake, alpha) if plan.sweeps.wants_x else ()
+        ctx.save_for_backward(gradient, slope, *points, *tensors)
+        ctx.mark_non_differentiable(wasserstein, penalty, norms)
+        ctx.set_materialize_grads(False)
+        return loss, wasserstein, penalty, norms
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        return None, *first_order_only(ctx, _loss_gradients, grad_outputs[0])
+
+
+def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+    saved = _saved(ctx)
+    plan = ctx.plan
+    gradient, slope = saved[:2]
+    points = saved[2 : 5 if plan.sweeps.wants_x else 2]
+    del saved[: 2 + len(points)]
+    seed = plan.kernels.penalty_seed(gradient, slope, incoming * ctx.lambda_gp)
+    del gradient
+    seeds = seed, plan.cotangent(*ctx.score) * incoming
+    del seed
+    (of_x, of_rest), of_leaves = plan.backward(seeds, saved, ctx.numbers)
+    of_points = _of_points(ctx, of_x, points)
+    if of_rest is not None:
+        halves = of_rest.chunk(2)
+        for k in (0, 1):
+            if ctx.needs_input_grad[1 + k]:
+                of_points[k] = halves[k] if of_points[k] is None else of_points[k] + halves[k]
+    if plan.sweeps.wants_x and ctx.needs_input_grad[3] and of_points[2] is None:
+        of_points[2] = torch.zeros_like(points[2])  # piecewise linear: the penalty does not change with x
+    return [*of_points, *of_leaves]
 
 
 @dataclass

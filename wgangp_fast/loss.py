@@ -9,8 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from . import backend, checks, wrappers
-from .execution import execution
-from .penalty import Critic, Output, penalty_and_norms, scored
+from .autograd import CriticLossFunction, LossCall
+from .execution import Execution, execution
+from .ops.interpolate import draw_key
+from .ops.norm_penalty import REDUCTIONS
+from .ops.registry import Kernels
+from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored
 
 
 class CriticLossOutput(NamedTuple):
@@ -84,8 +88,53 @@ def critic_loss(
         "weights": weights, "target": target, "one_sided": one_sided, "output": output,
         "generator": generator, "chosen": chosen, "how": how,
     }  # fmt: skip
+    if chosen != "ref":
+        found = _together(critic, real, fake, float(lambda_gp), **penalty_options)
+        if found is not None:
+            return found._replace(loss=finish(found.loss))
     found = _apart(critic, real, fake, float(lambda_gp), penalty_options)
     return found._replace(loss=finish(found.loss))
+
+
+def _together(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    lambda_gp: float,
+    *,
+    weights: Tensor | None,
+    target: float,
+    one_sided: bool,
+    output: Output | None,
+    generator: torch.Generator | None,
+    chosen: str,
+    how: Execution,
+) -> CriticLossOutput | None:
+    """One pass for real, fake and the penalty points; None if the critic does not allow it."""
+    grad = torch.is_grad_enabled()
+    wants_x = grad and (
+        real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
+    )
+    kernels = Kernels.of(chosen, real.device.type)
+    # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
+    whole = real.new_empty((3 * real.shape[0], *real.shape[1:]))
+    like = (
+        real.detach()
+        if real.is_contiguous()
+        else torch.empty(real.shape, dtype=real.dtype, device=real.device)
+    )
+    plan, leaves = joint_plan(critic, output, like, whole, wants_x, kernels, how)
+    if plan is None:
+        return None
+    key = (0, 0) if weights is not None else draw_key(generator, real.device)
+    with torch.no_grad():
+        x, drawn = kernels.interpolate(real, fake, weights, *key)
+        whole = whole.detach()
+        torch.cat([x, real, fake], out=whole)
+    weights = drawn if weights is None else weights
+    call = LossCall(plan, whole, float(target), one_sided, REDUCTIONS["mean"], lambda_gp)
+    points = (real, fake, weights) if wants_x else (None, None, None)
+    return CriticLossOutput(*CriticLossFunction.apply(call, *points, *leaves))
 
 
 def _apart(

@@ -275,6 +275,33 @@ def _plan(
     return found, binding.leaves, None
 
 
+def joint_plan(
+    critic: Critic,
+    output: Output | None,
+    x: Tensor,
+    whole: Tensor,
+    wants_x: bool,
+    kernels: Kernels,
+    how: Execution,
+) -> tuple[Any, tuple[Any, ...]]:
+    """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
+    _, plan, errors = _engine()
+    from .engine import joint
+
+    grad = torch.is_grad_enabled()
+    try:
+        torch._C._set_grad_enabled(True)
+        binding = joint.bind(critic, output, x.requires_grad_(), whole.requires_grad_())
+    except errors:
+        return None, ()
+    finally:
+        x.requires_grad_(False)
+        torch._C._set_grad_enabled(grad)
+    if isinstance(binding, str):
+        return None, ()
+    return plan.plan_of(binding, wants_x, kernels, how, joint=True), binding.leaves
+
+
 def _warn_batch_norm(captured: Any) -> None:
     if id(captured) not in _warned_batch_norm:
         _warned_batch_norm.add(id(captured))

@@ -11,6 +11,7 @@ ordinary autograd, the *critic* goes to ``derive``.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import types
 import warnings
@@ -54,11 +55,6 @@ class Seen(Exception):
 
     def __init__(self, captured: Captured, inputs: tuple[Any, ...]) -> None:
         self.captured, self.inputs = captured, inputs
-
-
-def nothing(captured: Captured) -> bool:
-    """For :func:`bind`: want no graph, only see it."""
-    return False
 
 
 def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
@@ -161,6 +157,15 @@ def bind(
     return binding
 
 
+def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
+    """The graph that :func:`bind` would take; nothing of it runs."""
+    try:
+        bind(critic, output, x, wanted=lambda captured: False)
+    except Seen as seen:
+        return seen.captured
+    raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
+
+
 @contextlib.contextmanager
 def _unobserved() -> Iterator[None]:
     """Put a dispatch mode (a FLOP counter, a memory tracker) and its module hooks aside for the capture.
@@ -216,7 +221,7 @@ def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
         accumulated_recompile_limit=4096,
     )
     try:
-        with patch, warnings.catch_warnings():
+        with patch, warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
             return own.compiled(critic, output, x, SCORE)
     except _Miss:
@@ -226,6 +231,17 @@ def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
         raise CaptureError(str(inner)) from error
     except exc.TorchDynamoException as error:
         raise CaptureError(_first_lines(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's own report of an operator that failed: the error raised says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _first_lines(error: BaseException) -> str:

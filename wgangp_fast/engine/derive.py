@@ -189,9 +189,9 @@ class Derivation:
     def _take_seeds(self) -> None:
         self.tangent[self.x] = self.backward.placeholder("seed")
 
-    def _results(self) -> tuple[Any, list[Any]]:
-        """What the two graphs return besides saved values and gradients of leaves."""
-        return self.cotangent[self.x].node, [self.adjoint.get(self.x) if self.wants_x else None]
+    def _results(self) -> tuple[Any, Any]:
+        """What the forward and the backward graph return before saved values and gradients of leaves."""
+        return self.cotangent[self.x].node, _node(self.adjoint.get(self.x) if self.wants_x else None)
 
     # values ---------------------------------------------------------------------------------------
 
@@ -365,10 +365,10 @@ class Derivation:
 
     def _finish(self, with_adjoint: set[fx.Node], zero: set[fx.Node]) -> Sweeps:
         backward = None
-        result, results = self._results()
+        result, of_x = self._results()
         if self.needed:
-            results += [self.adjoint.get(self.leaves[i]) for i in self.wanted]
-            self.backward.graph.output(tuple(r.node if r is not None else None for r in results))
+            gradients = [_node(self.adjoint.get(self.leaves[i])) for i in self.wanted]
+            self.backward.graph.output((of_x, *gradients))
             sweep(self.backward.graph)
             for node in list(self.backward.graph.nodes):
                 if node.op == "placeholder" and node.name != "seed" and not node.users:
@@ -405,6 +405,10 @@ class Derivation:
             getattr(rule, "reason", ""),
             node,
         )
+
+
+def _node(value: Any) -> fx.Node | None:
+    return None if value is None else value.node
 
 
 def _operator_name(target: Any) -> str:

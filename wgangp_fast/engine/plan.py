@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,12 @@ from ..ops.registry import Kernels
 from .capture import Binding, Captured
 from .derive import derive
 from .fuse import fuse
+from .joint import derive_joint
 from .lower import lower
+from .mirrors import Mirrors
 from .mlp import Mlp, recognise
-from .sweeps import Sweeps
+from .sweeps import REST, Sweeps
+from .writer import result_of, value_of
 
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
@@ -61,6 +65,7 @@ class Plan:
     Attributes:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
+        score_cut: in a joint plan, ``(dim, start, length)`` of the scores of real and fake.
         kernels: the implementations of the package's own operations that it runs on.
         how: how it is run.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
@@ -73,16 +78,24 @@ class Plan:
         leaves: tuple[Any, ...],
         kernels: Kernels,
         how: Execution = DEFAULT,
+        joint: bool = False,
     ) -> None:
         self.kernels, self.how = kernels, how
-        self.mlp: Mlp | None = None if wants_x else recognise(captured.critic, kernels)
+        self.mlp: Mlp | None = None if wants_x or joint else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
         )
         self.count = len(leaves)
-        self.sweeps: Sweeps = derive(lower(captured.critic, kernels), wants_x, self.wanted)
-        fuse(self.sweeps, kernels)
+        lowered = lower(captured.critic, kernels)
+        if joint:
+            mirrors = Mirrors(lower(captured.joined, kernels), lowered)
+            self.score_cut = mirrors.cut(result_of(mirrors.one), None, REST)
+            self.sweeps: Sweeps = derive_joint(mirrors, wants_x, self.wanted)
+        else:
+            self.sweeps = derive(lowered, wants_x, self.wanted)
+        inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
+        fuse(self.sweeps, kernels, inputs, how.recompute)
         self._forward = compiled(self.sweeps.forward)
         self._backward = (
             compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
@@ -91,21 +104,26 @@ class Plan:
         self._all_tensors = all(kinds)
         self._tensors = [i for i, is_tensor in enumerate(kinds) if is_tensor]
         self._numbers = [i for i, is_tensor in enumerate(kinds) if not is_tensor]
+        self._cotangents: dict[Any, Tensor] = {}
         self._zero = sorted(self.sweeps.leaf_zero)
         zeros = [leaves[self.wanted[k]] for k in self._zero]
         self._zero_like = [(tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in zeros]
 
-    def forward(self, x: Tensor, leaves: tuple[Any, ...]) -> tuple[Tensor, list[Tensor], list[Any]]:
-        """Sweeps 1 and 2: ``x [N, ...]`` to (input gradient ``[N, ...]``, saved tensors, saved numbers)."""
+    def forward(self, x: Tensor, leaves: tuple[Any, ...]) -> tuple[Any, list[Tensor], list[Any]]:
+        """Sweeps 1 and 2: ``x [N, ...]`` to (input gradient ``[N, ...]``, saved tensors, saved numbers).
+
+        A joint plan takes ``[3N, ...]`` and gives (input gradient ``[N, ...]``, all scores) for the first.
+        """
         gradient, *saved = self._forward(x, *leaves)
         if self._all_tensors:
             return gradient, saved, []
         return gradient, [saved[i] for i in self._tensors], [saved[i] for i in self._numbers]
 
-    def backward(
-        self, seed: Tensor, saved: list[Any], numbers: list[Any]
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
+    def backward(self, seed: Any, saved: list[Any], numbers: list[Any]) -> tuple[Any, list[Tensor | None]]:
         """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves).
+
+        A joint plan takes (seed, cotangent of the scores of real and fake) and gives the adjoints of x
+        ``[N, ...]`` and of ``[real; fake]`` for the first.
 
         ``saved`` is emptied, so that each saved tensor dies after its last use.
         """
@@ -118,6 +136,16 @@ class Plan:
         of_x, *found = self._backward(seed, saved)
         return of_x, self.complete(dict(zip(self.wanted, found)))
 
+    def cotangent(self, shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Derivative of ``mean D(fake) - mean D(real)`` for the scores of real and fake; made once."""
+        key = (tuple(shape), dtype, device)
+        if key not in self._cotangents:
+            dim, _, length = self.score_cut
+            half = [length // 2 if d == dim else size for d, size in enumerate(shape)]
+            each = torch.full(half, 1 / max(math.prod(half), 1), dtype=dtype, device=device)
+            self._cotangents[key] = torch.cat([-each, each], dim)
+        return self._cotangents[key]
+
     def complete(self, found: dict[int, Tensor]) -> list[Tensor | None]:
         """Gradients of all leaves from those of some: zeros where stock code has zeros, else None."""
         gradients: list[Tensor | None] = [None] * self.count
@@ -129,9 +157,15 @@ class Plan:
 
 
 def plan_of(
-    binding: Binding, wants_x: bool, kernels: Kernels | None = None, how: Execution = DEFAULT
+    binding: Binding,
+    wants_x: bool,
+    kernels: Kernels | None = None,
+    how: Execution = DEFAULT,
+    joint: bool = False,
 ) -> Plan:
     """The plan for this binding, derived on first use; ``kernels``: by default the fastest here.
+
+    ``joint``: of the whole critic step, for a binding by ``joint.bind``.
 
     What the leaves require is guarded by the capture, so the grad mode, ``wants_x`` and the kernels choose
     the plan.
@@ -140,8 +174,8 @@ def plan_of(
         x = next(iter(binding.captured.critic.nodes))
         kernels = Kernels.of("auto", x.meta["val"].device.type)
     plans = binding.captured.plans
-    key = (wants_x, torch.is_grad_enabled(), kernels, how)
+    key = (wants_x, torch.is_grad_enabled(), kernels, how, joint)
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how)
+        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how, joint)
     return plan

@@ -30,6 +30,7 @@ class Captured:
         leaf_sources: for each leaf, ``("input", i)`` or ``("prologue", k)``.
         extra_outputs: how the backend answers Dynamo for graph outputs other than the score.
         x_index: position of x among Dynamo's inputs.
+        leaf_names: what each leaf is, in words that two captures of one critic share.
         plans: derived plans by what they must produce; filled by the plan.
         joined: with the graph of a third of the batch (see ``joint``), or why it cannot be; None: not tried.
     """
@@ -40,6 +41,7 @@ class Captured:
     extra_outputs: list[tuple[str, int]]
     x_index: int
     batch_norm: str | None
+    leaf_names: tuple[str, ...] = ()
     plans: dict[Any, Any] = field(default_factory=dict)
     joined: Any = None
 
@@ -90,9 +92,14 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Cap
             plan.append(("constant", position))
     if score is None:
         raise CaptureError("the critic's output does not depend on x")
-    return _Splitter(
+    captured = _Splitter(
         traced, inputs, x_index, moving, score, outputs, plan, list(zip(mutated, new_values))
     ).run()
+    names = [_source_name(n) for n in gm.graph.nodes if n.op == "placeholder"]
+    captured.leaf_names = tuple(
+        names[i] if bank == "input" else f"prologue {i}" for bank, i in captured.leaf_sources
+    )
+    return captured
 
 
 def raise_if_fake(value: Any, node: fx.Node) -> None:
@@ -100,6 +107,11 @@ def raise_if_fake(value: Any, node: fx.Node) -> None:
 
     if isinstance(value, FakeTensor):
         raise CaptureError(f"{node.name} is a constant without data")
+
+
+def _source_name(node: fx.Node) -> str:
+    name = getattr(getattr(node.meta.get("grapharg"), "source", None), "name", node.name)
+    return str(name() if callable(name) else name)
 
 
 def _find_x(gm: fx.GraphModule) -> int:

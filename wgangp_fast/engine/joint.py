@@ -1,0 +1,214 @@
+"""The whole critic step as one plan: sweeps of ``[x; real; fake]``, of which x alone is penalised.
+
+Sweep 1 runs on all 3N rows, sweeps 2 and 3 on the N penalty points. Sweep 4 is the backward pass of the loss:
+the adjoints of real and fake begin at the score, those of the penalty points where the critic bends; they
+meet in the products, one call for each gradient. Piecewise-linear critics need 10 forward-units, where stock
+code needs 12 or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ..rules.bilinear import Bilinear
+from ..rules.registry import Rule
+from . import capture
+from .derive import Derivation
+from .mirrors import Apart, Mirrors, check_independent
+from .split import Captured
+from .sweeps import REST, WHOLE, Sweeps
+from .trace import CaptureError, NotNow
+from .writer import PlanSite, value_of
+
+Critic = Callable[[Tensor], Any]
+
+
+class JointDerivation(Derivation):
+    """One use: ``JointDerivation(mirrors, wants_x, wanted).run()``; see :class:`Derivation`.
+
+    The forward graph returns ``((input gradient [N, ...], scores of all rows), *saved)``; the backward graph
+    takes ``((seed [N, ...], cotangent of the scores of real and fake), *saved)`` and returns
+    ``((adjoint of x, adjoint of [real; fake]), *gradients of the wanted leaves)``.
+    """
+
+    def __init__(self, mirrors: Mirrors, wants_x: bool, wanted: Iterable[int]) -> None:
+        super().__init__(mirrors.one, wants_x, wanted)
+        self.mirrors = mirrors
+        self.rest: dict[fx.Node, Any] = {}  # adjoints of the rows of real and fake
+        self.others: dict[fx.Node, tuple[PlanSite, Rule]] = {}  # a node and its rule at those rows
+        self.pieces: dict[Any, Any] = {}
+
+    def _shown(self, node: fx.Node, rows: str) -> fx.Node:
+        return self.mirrors.shown[rows][node]
+
+    def _origin(self, shown: fx.Node) -> fx.Node:
+        return self.mirrors.origin[shown]
+
+    def _rows(self, value: Any, node: fx.Node, key: int | None, rows: str) -> Any:
+        cut = None if not isinstance(value, fx.Proxy) else self.mirrors.cut(node, key, rows)
+        if cut is None:
+            return value
+        name = (self.writer, node, key, rows)
+        if name not in self.pieces:
+            self.pieces[name] = torch.narrow(value, *cut)
+        return self.pieces[name]
+
+    def _take_seeds(self) -> None:
+        seeds = self.backward.placeholder("seed")
+        self.tangent[self.x], self.rest[self.score] = seeds[0], seeds[1]
+
+    def _results(self) -> tuple[Any, Any]:
+        result = (self.cotangent[self.x].node, self.primal[self.score].node)
+        adjoints = (self.adjoint.get(self.x), self.rest.get(self.x)) if self.wants_x else (None, None)
+        return result, tuple(None if a is None else a.node for a in adjoints)
+
+    # sweeps ---------------------------------------------------------------------------------------
+
+    def _early(self, node: fx.Node, with_adjoint: set[fx.Node]) -> bool:
+        return self._apart(node) or not (self._has(with_adjoint, node) or self._meets(node))
+
+    def _apart(self, node: fx.Node) -> bool:
+        rule = self.rules[node]
+        return rule.apart(self._other(node)[0] if isinstance(rule, Bilinear) else self.sites[node])
+
+    def _other(self, node: fx.Node, rows: str = REST) -> tuple[PlanSite, Rule]:
+        """The node at the rows of real and fake, and its rule there."""
+        if (node, rows) not in self.pieces:
+            active = self.sites[node].active
+            site = self._site(node, active, rows)
+            moving = active or frozenset(s for s, n in self._slot_nodes(node).items() if n in self.needed)
+            self.pieces[node, rows] = site, self._rule(self._shown(node, rows), site, moving)
+        return self.pieces[node, rows]
+
+    def _meets(self, node: fx.Node) -> bool:
+        """Whether one product serves the penalty points and the other rows: rows are its first dimension."""
+        rule, slots = self.rules[node], self._slot_nodes(node)
+        if not isinstance(rule, Bilinear) or rule.merge != 0 or node not in self.needed:
+            return False
+        a, b = slots.get(rule.a), slots.get(rule.b)
+        return (
+            a in self.moves
+            and b is not None
+            and b not in self.moves
+            and self.mirrors.dim(a) == 0
+            and self.mirrors.dim(node) == 0
+            and self.mirrors.dim(b) is None
+        )
+
+    def _sweep4(self, with_adjoint: set[fx.Node]) -> None:
+        for node in reversed(self.calls):
+            if node not in self.rules or node not in self.needed:
+                continue
+            d = self._gather(self.rest, node)
+            if d is not None and self._meets(node):
+                self._meet(node, d)
+                continue
+            if self._has(with_adjoint, node) or self._gather(self.adjoint, node) is not None:
+                self._turn(node)
+            if d is not None:
+                site, rule = self._other(node)
+                wanted = frozenset(s for s, n in self._slot_nodes(node).items() if n in self.needed)
+                self._add_rest(node, rule.vjp(site, d, wanted))
+
+    def _add_rest(self, node: fx.Node, found: Any) -> None:
+        slots = self._slot_nodes(node)
+        batched = {slot for slot in found if self.mirrors.dim(slots[slot]) is not None}
+        self._add(self.rest, node, {s: v for s, v in found.items() if s in batched}, self.needed)
+        self._add(self.adjoint, node, {s: v for s, v in found.items() if s not in batched}, self.needed)
+
+    def _meet(self, node: fx.Node, d: Any) -> None:
+        """Sweep 4 at a product: adjoints of the penalty points and of the other rows in one call each."""
+        c = self._gather(self.adjoint, node)
+        rows = REST if c is None else WHOLE
+        (site, rule), slots = self._other(node, rows), self._slot_nodes(node)
+        assert isinstance(rule, Bilinear)
+        t = self._tangents(node)
+        g = None if self._apart(node) else self._gather(self.cotangent, node)
+        parts = [p for p in (c, d) if p is not None]
+        size = value_of(node).shape[0]
+        pair = rule.a in t and g is not None and slots[rule.b] in self.needed
+        if pair:
+            right = torch.cat([self._there(g), *parts], 0)
+            both = torch.narrow(right, 0, size, (2 if c is None else 3) * size)
+        else:
+            both = right = parts[0] if c is None else torch.cat(parts, 0)
+        if slots[rule.b] in self.needed:
+            primal = site.primal(rule.a)
+            left = torch.cat([t[rule.a], primal], 0) if pair else primal
+            found = {rule.b: rule.transpose_b(site, left, right)}
+            self._add(self.adjoint, node, found, self.needed)
+        if rule.bias is not None and slots.get(rule.bias) in self.needed:
+            self._add(self.adjoint, node, {rule.bias: rule.bias_gradient(site, both)}, self.needed)
+        if slots[rule.a] in self.needed:
+            back = rule.transpose_a(site, both, site.primal(rule.b))
+            if c is None:
+                self._add(self.rest, node, {rule.a: back}, self.needed)
+            else:
+                inner = value_of(slots[rule.a]).shape[0]
+                self._add(self.adjoint, node, {rule.a: torch.narrow(back, 0, 0, inner)}, self.needed)
+                self._add(self.rest, node, {rule.a: torch.narrow(back, 0, inner, 2 * inner)}, self.needed)
+
+
+def derive_joint(mirrors: Mirrors, wants_x: bool, wanted: Iterable[int]) -> Sweeps:
+    """Write the sweeps of the whole critic step; see :class:`JointDerivation`."""
+    return JointDerivation(mirrors, wants_x, wanted).run()
+
+
+# capture -----------------------------------------------------------------------------------------
+
+
+def bind(critic: Critic, output: Any, x: Tensor, whole: Tensor) -> capture.Binding | str:
+    """Capture ``critic`` at ``whole [3N, ...]`` and at ``x [N, ...]``; both require a gradient.
+
+    Returns:
+        the binding at ``whole``, its ``captured.joined`` the graph at ``x``; or why the critic has to run on
+        each batch alone. Then nothing of it has run.
+
+    Raises:
+        CaptureError: it cannot be captured at all.
+    """
+    own = capture.entry(critic)
+    kind = (whole.shape, whole.dtype, whole.device, getattr(critic, "training", None))
+    if kind in own.apart:
+        return own.apart[kind]
+    try:
+        return capture.bind(critic, output, whole, _is_joined)
+    except capture.Seen as seen:
+        captured, inputs = seen.captured, seen.inputs
+    except NotNow:
+        raise
+    except CaptureError as error:
+        # What only fits one batch (labels in a closure) fails here, and what cannot be captured at all.
+        own.apart[kind] = str(error)
+        return own.apart[kind]
+    if captured.joined is None:
+        try:
+            captured.joined = _join(captured, inputs, critic, output, x, whole)
+        except CaptureError as error:
+            captured.joined = str(error).splitlines()[0]
+    if isinstance(captured.joined, str):
+        return captured.joined
+    return capture.bind(critic, output, whole, _is_joined)
+
+
+def _is_joined(captured: Captured) -> bool:
+    return captured.joined is not None and not isinstance(captured.joined, str)
+
+
+def _join(
+    captured: Captured, inputs: tuple[Any, ...], critic: Critic, output: Any, x: Tensor, whole: Tensor
+) -> fx.Graph:
+    """The critic's graph at ``x``, if three batches may run as one."""
+    if captured.changes_state():
+        raise Apart("its forward pass changes buffers, once for each batch in stock code")
+    third = capture.look(critic, output, x)
+    if third.leaf_names != captured.leaf_names or third.changes_state():
+        raise Apart("the critic computes something else for a larger batch")
+    with torch.no_grad():
+        leaves = captured.bound(inputs)
+    check_independent(Mirrors(third.critic, captured.critic), whole, leaves)
+    return third.critic
