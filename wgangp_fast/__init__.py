@@ -8,6 +8,8 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 
 from .backend import BackendError
 from .explain import Explanation, explain
+from .frozen import GraphError
+from .graphs import GraphedCriticStep, GraphedStep, make_graphed_step
 from .loss import CriticLoss, CriticLossOutput, critic_loss
 from .penalty import (
     BatchNormWarning,
@@ -24,12 +26,16 @@ __all__ = [
     "CriticLoss",
     "CriticLossOutput",
     "Explanation",
+    "GraphError",
+    "GraphedCriticStep",
+    "GraphedStep",
     "StockPathWarning",
     "critic_loss",
     "explain",
     "gradient_norm",
     "gradient_penalty",
     "input_gradient",
+    "make_graphed_step",
     "r1_penalty",
 ]
 __version__ = "0.1.0.dev0"

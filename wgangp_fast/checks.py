@@ -59,8 +59,14 @@ def options(reduction: Any, target: Any) -> None:
 
 
 def weights(alpha: Any, real: Tensor) -> Tensor | None:
-    """``alpha`` as ``[N]`` in the dtype of ``real``; None stays None."""
+    """``alpha`` as ``[N]`` in the dtype of ``real``; None stays None, except in a CUDA graph's capture."""
     if alpha is None:
+        if capturing(real.device):
+            raise RuntimeError(
+                "alpha must be given while a CUDA graph is captured: drawn inside, every replay would repeat "
+                "the same numbers. Draw it outside, copy it into a static [N] tensor and pass alpha=; "
+                "wgangp_fast.GraphedCriticStep does"
+            )
         return None
     if not isinstance(alpha, Tensor):
         raise TypeError(f"alpha must be a tensor, got {type(alpha).__name__}")
@@ -77,3 +83,17 @@ def weights(alpha: Any, real: Tensor) -> Tensor | None:
     if alpha.dim() != 1:
         alpha = alpha.reshape(-1)
     return alpha if alpha.dtype == real.dtype else alpha.to(real.dtype)
+
+
+def capturing(device: torch.device) -> bool:
+    """Whether work for ``device`` is being captured in a CUDA graph, not run."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
+def stock_path_in_capture(device: torch.device, reason: object) -> None:
+    """What breaks the capture of a critic (Python that looks at data) would be frozen in a CUDA graph."""
+    if capturing(device):
+        raise RuntimeError(
+            f"the critic runs on the stock path ({reason}), which a CUDA graph would freeze as it is now. "
+            f"Remove what breaks the graph, pass impl='ref' to accept it, or do not capture this step"
+        )
