@@ -266,6 +266,7 @@ def _plan(
         binding = capture.bind(critic, output, x.requires_grad_())
     except errors as error:
         x.requires_grad_(False)
+        checks.stock_path_in_capture(x.device, error)
         return None, (), _Refusal(critic, error)
     finally:
         torch._C._set_grad_enabled(grad)
