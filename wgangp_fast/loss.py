@@ -84,68 +84,60 @@ def critic_loss(
     chosen = backend.resolve(impl, real.device)
     weights = checks.weights(alpha, real)
     critic, finish = wrappers.enter(critic)
-    penalty_options = {
-        "weights": weights, "target": target, "one_sided": one_sided, "output": output,
-        "generator": generator, "chosen": chosen, "how": how,
-    }  # fmt: skip
+    asked = _Asked(weights, float(target), one_sided, output, generator, chosen, how)
+    found = None
     if chosen != "ref":
-        found = _together(critic, real, fake, float(lambda_gp), **penalty_options)
-        if found is not None:
-            return found._replace(loss=finish(found.loss))
-    found = _apart(critic, real, fake, float(lambda_gp), penalty_options)
+        found = _together(critic, real, fake, float(lambda_gp), asked)
+    if found is None:
+        found = _apart(critic, real, fake, float(lambda_gp), asked)
     return found._replace(loss=finish(found.loss))
 
 
+class _Asked(NamedTuple):
+    """The checked options of a call, by the names of :func:`penalty_and_norms`."""
+
+    weights: Tensor | None
+    target: float
+    one_sided: bool
+    output: Output | None
+    generator: torch.Generator | None
+    chosen: str
+    how: Execution
+
+
 def _together(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    lambda_gp: float,
-    *,
-    weights: Tensor | None,
-    target: float,
-    one_sided: bool,
-    output: Output | None,
-    generator: torch.Generator | None,
-    chosen: str,
-    how: Execution,
+    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
 ) -> CriticLossOutput | None:
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
-    grad = torch.is_grad_enabled()
-    wants_x = grad and (
+    weights = asked.weights
+    wants_x = torch.is_grad_enabled() and (
         real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
     )
-    kernels = Kernels.of(chosen, real.device.type)
+    kernels = Kernels.of(asked.chosen, real.device.type)
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
     whole = real.new_empty((3 * real.shape[0], *real.shape[1:]))
-    like = (
-        real.detach()
-        if real.is_contiguous()
-        else torch.empty(real.shape, dtype=real.dtype, device=real.device)
-    )
-    plan, leaves = joint_plan(critic, output, like, whole, wants_x, kernels, how)
+    like = real.detach() if real.is_contiguous() else whole.new_empty(real.shape)
+    plan, leaves = joint_plan(critic, asked.output, like, whole, wants_x, kernels, asked.how)
     if plan is None:
         return None
-    key = (0, 0) if weights is not None else draw_key(generator, real.device)
+    key = (0, 0) if weights is not None else draw_key(asked.generator, real.device)
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
         whole = whole.detach()
         torch.cat([x, real, fake], out=whole)
     weights = drawn if weights is None else weights
-    call = LossCall(plan, whole, float(target), one_sided, REDUCTIONS["mean"], lambda_gp)
+    call = LossCall(plan, whole, asked.target, asked.one_sided, REDUCTIONS["mean"], lambda_gp)
     points = (real, fake, weights) if wants_x else (None, None, None)
     return CriticLossOutput(*CriticLossFunction.apply(call, *points, *leaves))
 
 
-def _apart(
-    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, options: dict[str, Any]
-) -> CriticLossOutput:
+def _apart(critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked) -> CriticLossOutput:
     """Real, fake and penalty in passes of their own, as stock code makes them."""
     with wrappers.reaching() as reach:
-        score = scored(critic, options["output"])
+        score = scored(critic, asked.output)
         of_real, of_fake = score(real).mean(), score(fake).mean()
         scores = reach(of_fake - of_real)
-    penalty, norms = penalty_and_norms(critic, real, fake, reduction="mean", **options)
+    penalty, norms = penalty_and_norms(critic, real, fake, reduction="mean", **asked._asdict())
     wasserstein = (of_real - of_fake).detach()
     return CriticLossOutput(scores + lambda_gp * penalty, wasserstein, penalty.detach(), norms)
 

@@ -58,7 +58,7 @@ class JointDerivation(Derivation):
         return self.pieces[name]
 
     def _take_seeds(self) -> None:
-        seeds = self.backward.placeholder("seed")
+        seeds: Any = self.backward.placeholder("seed")
         self.tangent[self.x], self.rest[self.score] = seeds[0], seeds[1]
 
     def _results(self) -> tuple[Any, Any]:

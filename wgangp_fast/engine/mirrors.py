@@ -41,7 +41,8 @@ class Mirrors:
         ones, threes = list(one.nodes), list(three.nodes)
         if [(n.op, _target(n)) for n in ones] != [(n.op, _target(n)) for n in threes]:
             raise Apart("the critic computes something else for a larger batch")
-        whole, rest = dict(zip(ones, threes)), {}
+        whole = dict(zip(ones, threes))
+        rest: dict[fx.Node, fx.Node] = {}
         self.origin = {b: a for a, b in whole.items()}
         two = fx.Graph()
         for node, other in whole.items():
@@ -143,9 +144,10 @@ class _Run(fx.Interpreter):
     """Runs a critic's graph; what it draws at random is replaced by ones."""
 
     def __init__(self, graph: fx.Graph, check: Any = None) -> None:
-        super().__init__(fx.GraphModule(torch.nn.Module(), graph))
-        # GraphModule copies the graph: find its nodes' originals by their order.
-        self.check, self.originals = check, dict(zip(self.module.graph.nodes, graph.nodes))  # type: ignore[union-attr]
+        module = fx.GraphModule(torch.nn.Module(), graph)
+        super().__init__(module)
+        self.check = check
+        self.originals = dict(zip(module.graph.nodes, graph.nodes))  # in case the module copied the graph
 
     def run_node(self, n: fx.Node) -> Any:
         value = self._value(n)
@@ -180,12 +182,12 @@ def check_independent(mirrors: Mirrors, whole: Tensor, leaves: tuple[Any, ...]) 
     whole = torch.randn_like(whole)
     _, *inputs = one.find_nodes(op="placeholder")
     mine = [_first_third(mirrors, node, leaf) for node, leaf in zip(inputs, leaves)]
-    discrete: dict[fx.Node, Any] = {}
+    discrete: dict[tuple[fx.Node, int | None], Tensor] = {}
 
     def remember(node: fx.Node, value: Any) -> None:
         for key, member in _members(value):
             if not member.is_floating_point():
-                discrete[node, key] = member  # type: ignore[index]
+                discrete[node, key] = member
 
     def unreached(rows: str) -> Any:
         def check(node: fx.Node, value: Any) -> None:
@@ -196,7 +198,7 @@ def check_independent(mirrors: Mirrors, whole: Tensor, leaves: tuple[Any, ...]) 
                 if member.is_floating_point() or member.is_complex():
                     crossed = bool(kept.isnan().any())
                 else:
-                    before = discrete[node, key]  # type: ignore[index]
+                    before = discrete[node, key]
                     crossed = not torch.equal(kept, before if cut is None else before.narrow(*cut))
                 if crossed:
                     raise Apart(f"{node.target} mixes the samples of a batch")
@@ -220,7 +222,7 @@ def check_independent(mirrors: Mirrors, whole: Tensor, leaves: tuple[Any, ...]) 
 
 
 def _first_third(mirrors: Mirrors, node: fx.Node, leaf: Any) -> Any:
-    """A leaf as the penalty points alone have it: a constant of the batch's size (an initial state) is cut."""
+    """A leaf as the penalty points alone have it: constants of the batch's size (initial states) are cut."""
     cut = mirrors.cut(node, None, POINTS)
     if cut is None:
         return leaf
