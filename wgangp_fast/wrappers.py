@@ -67,15 +67,26 @@ class _Reach(Function):
         return gradients[0], *[None] * ctx.count
 
 
+def _is_sharded(module: torch.nn.Module) -> bool:
+    """What ``torch.distributed.fsdp.fully_shard`` made; by name, so as not to import it."""
+    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
+
+
 @contextlib.contextmanager
 def reaching() -> Iterator[Finish]:
     """Around the stock path: gives the function that makes its result reach every parameter of each DDP
-    module that ran, however deep in a closure."""
+    module that ran, however deep in a closure. A sharded module is refused as it runs."""
     met: list[DistributedDataParallel] = []
 
     def note(module: torch.nn.Module, _: Any) -> None:
         if isinstance(module, DistributedDataParallel):
             met.append(module)
+        elif _is_sharded(module):
+            raise RuntimeError(
+                f"fully_shard was applied to the critic ({type(module).__name__}) or to a part of it: its "
+                f"parameters are gathered for one forward and one backward pass, and a gradient penalty "
+                f"needs two of each. Shard the whole loss: fully_shard(wgangp_fast.CriticLoss(critic))"
+            )
 
     def reach(result: Tensor) -> Tensor:
         parameters = [parameter for module in met for parameter in _trained(module)]
