@@ -67,7 +67,7 @@ class EmulatedCapture:
     device_type = "cpu"
     active = 0
 
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
+    def __init__(self, device: torch.device | None, generators: Sequence[torch.Generator] = ()) -> None:
         self.recorder: Recorder | None = None
 
     @staticmethod

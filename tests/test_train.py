@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any
 
 import pytest
 import torch
+from graph_emulation import EmulatedCapture, capturing
 from torch import Tensor
-from train_settings import CPU, small
+from train_settings import CPU, assert_same, small
 
-from wgangp_fast import data
+from wgangp_fast import checks, data, graphs
 from wgangp_fast.data import UserError
 from wgangp_fast.data.toy import Modes
 from wgangp_fast.train import Config, losses, metrics
 from wgangp_fast.train import cli as train_cli
+from wgangp_fast.train.config import RESUMABLE
 from wgangp_fast.train.trainer import Trainer
 
 
@@ -69,13 +72,13 @@ class Spy(Trainer):
         self.steps.append("g")
         super().generator_step()
 
-    def critic_step(self) -> None:
+    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         self.steps.append("c")
-        super().critic_step()
-        assert self.last is not None
-        self.seen.append(self.last[0])
+        values = super().critic_update(real, fake, alpha)
+        self.seen.append(real)
         if self.loss.clipped:
             assert all(p.abs().max() <= self.config.clip for p in self.critic.parameters())
+        return values
 
     def latents(self, count: int) -> Tensor:
         z = super().latents(count)
@@ -104,7 +107,7 @@ def test_generator_steps_leave_the_critic_alone_and_the_reverse() -> None:
     trainer = trainer_of(small())
     start = weights(trainer)
     count = len(list(trainer.critic.parameters()))
-    trainer.critic_step()
+    trainer.critic_steps()
     after_critic = weights(trainer)
     assert all(torch.equal(a, b) for a, b in zip(start[count:], after_critic[count:], strict=True))
     # The last bias has no gradient: it cancels between mean f and mean r, and no slope depends on it.
@@ -134,7 +137,9 @@ def test_clipping_bounds_every_parameter() -> None:
 @pytest.mark.parametrize("one_sided", [False, True])
 def test_the_critic_step_is_the_papers(one_sided: bool) -> None:
     """One critic step against the same step written out with autograd."""
-    config = small("toy-8gaussians", one_sided=one_sided, lambda_gp=3.0, optimizer="rmsprop", lr=1e-3)
+    config = small(
+        "toy-8gaussians", one_sided=one_sided, lambda_gp=3.0, optimizer="rmsprop", lr=1e-3, n_critic=1
+    )
     trainer, other = trainer_of(config), trainer_of(config)
     with torch.no_grad():
         for t in (trainer, other):
@@ -152,10 +157,12 @@ def test_the_critic_step_is_the_papers(one_sided: bool) -> None:
     loss = other.critic(fake).mean() - other.critic(real).mean() + 3.0 * penalty
     loss.backward()
     other.critic_optimizer.step()
-    trainer.critic_step()
+    trainer.critic_steps()
     for a, b in zip(trainer.critic.parameters(), other.critic.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-    assert trainer.take_means()["critic_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    means = trainer.take_means()
+    assert means["critic_loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert means["grad_norm"] == pytest.approx((excess + 1).mean().item(), rel=1e-5)
 
 
 def test_the_average_has_its_half_life() -> None:
@@ -173,6 +180,50 @@ def test_the_average_has_its_half_life() -> None:
     new = zip(old, trainer.generator.parameters(), trainer.average.parameters(), strict=True)
     for before, now, average in new:
         torch.testing.assert_close(average, (before + now) / 2)
+
+
+# CUDA graphs, emulated
+
+
+@pytest.mark.parametrize(("loss", "penalty"), [("wgan-gp", "fast"), ("wgan-gp", "stock"), ("gan", "fast")])
+def test_graphs_change_no_number(monkeypatch: pytest.MonkeyPatch, loss: str, penalty: str) -> None:
+    """Eager and replayed runs, and one that changes over from the other's state in the middle."""
+    config = small("toy-8gaussians", loss=loss, penalty=penalty, n_critic=2)
+    eager = trainer_of(config)
+    assert not eager.graphs  # nothing to capture on a CPU
+    for _ in range(4):
+        eager.iterate()
+    middle = eager.state_dict()
+    middle = {**middle, "sums": {name: value.clone() for name, value in middle["sums"].items()}}
+    monkeypatch.setattr(graphs, "Capture", EmulatedCapture)
+    monkeypatch.setattr(checks, "capturing", capturing)
+    assert not trainer_of(dataclasses.replace(config, graphs=False)).graphs
+    replayed, resumed = trainer_of(config), trainer_of(config)
+    assert replayed.graphs
+    for _ in range(10):
+        replayed.iterate()
+    assert replayed.critic_updates.captured
+    resumed.iterate()  # loading has to make it forget
+    resumed.load_state_dict(copy.deepcopy(middle))
+    for _ in range(6):
+        eager.iterate()
+        resumed.iterate()
+    assert resumed.critic_updates.captured
+    for other in (replayed, resumed):
+        states = [trainer.state_dict() for trainer in (eager, other)]
+        for state in states:
+            for group in state["critic_optimizer"]["param_groups"]:
+                del group["capturable"]
+            for name, value in state["critic"].items():
+                assert value.isfinite().all(), name
+        assert_same(*states)
+    assert eager.take_means() == replayed.take_means()
+
+
+def test_graphs_are_a_setting() -> None:
+    assert Config().graphs
+    assert not train_cli.parse(["--no-graphs"]).graphs
+    assert "graphs" in RESUMABLE
 
 
 # Presets and settings

@@ -38,14 +38,15 @@ class Capture:
     """The machine under a graphed step: a side stream and a CUDA graph on it.
 
     Args:
+        device: where the step runs; None: torch's current one.
         generators: CUDA generators that the step's own operators draw from, besides torch's default.
     """
 
     device_type = "cuda"
 
-    def __init__(self, generators: Sequence[torch.Generator] = ()) -> None:
-        self.generators = generators
-        self.stream: torch.cuda.Stream | None = None
+    def __init__(self, device: torch.device | None, generators: Sequence[torch.Generator] = ()) -> None:
+        self.device, self.generators = device, generators
+        self.stream = torch.cuda.Stream(device)
         self.graph: torch.cuda.CUDAGraph | None = None
 
     @staticmethod
@@ -55,9 +56,7 @@ class Capture:
 
     def aside(self, run: Callable[[], Any]) -> Any:
         """``run()`` on the side stream, in order with the caller's."""
-        if self.stream is None:
-            self.stream = torch.cuda.Stream()
-        caller = torch.cuda.current_stream()
+        caller = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(caller)
         with torch.cuda.stream(self.stream):
             result = run()
@@ -69,13 +68,17 @@ class Capture:
         self.graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             self.graph.register_generator_state(generator)
-        # Other threads (a data loader's) may go on allocating meanwhile.
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
+        # The warm-up's stream, which autograd remembers; other threads (a loader's) may go on allocating.
+        with (
+            torch.cuda.device(self.device),
+            torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
+        ):
             return run()
 
     def replay(self) -> None:
         assert self.graph is not None
-        self.graph.replay()
+        with torch.cuda.device(self.device):
+            self.graph.replay()
 
 
 class GraphedStep:
@@ -135,7 +138,8 @@ class GraphedStep:
         flat, spec = pytree.tree_flatten(inputs)
         self._check(flat, spec)
         if self._capture is None:
-            self._capture = Capture(self.generators)
+            device = next((v.device for v in flat if isinstance(v, Tensor)), None)
+            self._capture = Capture(device, self.generators)
         if self._calls < self.warmup:
             self._calls += 1
             with _no_autocast_cache():

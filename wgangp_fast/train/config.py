@@ -18,7 +18,7 @@ _UNSET: Any = None
 
 # What may differ between a run and its continuation without changing any number that is computed.
 # (The penalty's two paths agree to rounding.)
-RESUMABLE = {"iters", "outdir", "penalty", "tick", "snapshot", "keep", "resume", "dry_run"}
+RESUMABLE = {"iters", "outdir", "penalty", "tick", "snapshot", "keep", "resume", "dry_run", "graphs"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Config:
     """Run folder to continue, exactly, from its newest checkpoint."""
     penalty: Literal["fast", "stock"] = _UNSET
     """fast: wgangp_fast's engine; stock: autograd.grad(create_graph=True). Equal up to rounding."""
+    graphs: bool = _UNSET
+    """On a GPU, replay the critic's steps as one CUDA graph; the same numbers as without."""
     dry_run: bool = False
     """Print the settings and the networks, and stop."""
 

@@ -26,6 +26,7 @@ COMMON: dict[str, Any] = {
     "generator_norm": "batch",
     "seed": 0,
     "penalty": "fast",
+    "graphs": True,
     "device": "auto",
     "threads": 0,
     "tick": 50,

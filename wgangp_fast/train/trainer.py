@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
+from wgangp_fast import graphs, models
 from wgangp_fast.data import Dataset, UserError
-from wgangp_fast.penalty import gradient_penalty
+from wgangp_fast.loss import critic_loss
 
 from .config import Config
 from .losses import LOSSES, clip_
@@ -47,10 +47,14 @@ def build_networks(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, n
         )
 
 
-def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def build_optimizer(
+    config: Config, parameters: Iterable[nn.Parameter], capturable: bool = False
+) -> torch.optim.Optimizer:
+    """The optimiser of a network; ``capturable``: its step can be part of a CUDA graph."""
     if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=config.lr)
-    return torch.optim.Adam(parameters, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+        return torch.optim.RMSprop(parameters, lr=config.lr, capturable=capturable)
+    betas = (config.beta1, config.beta2)
+    return torch.optim.Adam(parameters, lr=config.lr, betas=betas, fused=True, capturable=capturable)
 
 
 class Trainer:
@@ -72,20 +76,23 @@ class Trainer:
         critic, generator = build_networks(config, data.shape)
         self.critic, self.generator = critic.to(device), generator.to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.critic_optimizer = build_optimizer(config, self.critic.parameters())
+        self.graphs = config.graphs and device.type == graphs.Capture.device_type
+        self.critic_optimizer = build_optimizer(config, self.critic.parameters(), self.graphs)
         self.generator_optimizer = build_optimizer(config, self.generator.parameters())
         self.random = torch.Generator().manual_seed(config.seed + 1)  # latents and interpolation
         self.iteration = 0
         self.seconds = 0.0
         self.sums = self._no_sums()
         self.last: tuple[Tensor, Tensor, Tensor] | None = None  # real, fake, alpha of the last critic step
+        self.critic_updates = graphs.make_graphed_step(
+            self._critic_updates, enabled=self.graphs, watch=[self.critic, self.critic_optimizer]
+        )
 
     def iterate(self) -> None:
         """One generator step (none in the first iteration), then n_critic critic steps (paper 2.3)."""
         if self.iteration > 0:
             self.generator_step()
-        for _ in range(self.config.n_critic):
-            self.critic_step()
+        self.critic_steps()
         self.iteration += 1
 
     def generator_step(self) -> None:
@@ -97,30 +104,49 @@ class Trainer:
         self._update_average()
         self._add("generator", generator_loss=loss)
 
-    def critic_step(self) -> None:
+    def critic_steps(self) -> None:
+        """n_critic updates on fresh batches; with a GPU, one launch."""
+        # The generator does not change meanwhile, so all the batches can be made first.
+        batches = [self.critic_batch() for _ in range(self.config.n_critic)]
+        try:
+            results = self.critic_updates(batches)
+        except graphs.GraphError as error:
+            raise UserError(f"{error}. Here: --no-graphs") from error
+        for values in results:
+            self._add("critic", **values)
+
+    def critic_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """What one update needs: real and fake ``[N, ...]``, alpha ``[N]``, the weight of real."""
         config = self.config
         real = self.data.batch(config.batch).to(self.device)
         with torch.no_grad():
             fake = self.generator(self.latents(config.batch))
-        alpha = torch.rand(config.batch, generator=self.random).to(self.device)  # [N], the weight of real
+        self.last = real, fake, torch.rand(config.batch, generator=self.random).to(self.device)
+        return self.last
 
-        real_score, fake_score = self.critic(real), self.critic(fake)
-        loss = self.loss.critic(real_score, fake_score)
-        wasserstein = real_score.mean() - fake_score.mean()
-        penalty = torch.zeros(())
+    def _critic_updates(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+        return [self.critic_update(*batch) for batch in batches]
+
+    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+        """One update of the critic; scalars for the log, from before it."""
+        config = self.config
         if self.loss.penalised:
-            penalty = gradient_penalty(
-                self.critic, real, fake, alpha=alpha, one_sided=config.one_sided, impl=_IMPL[config.penalty]
-            )
-            loss = loss + config.lambda_gp * penalty
-
+            found = critic_loss(
+                self.critic, real, fake, lambda_gp=config.lambda_gp, alpha=alpha, one_sided=config.one_sided,
+                impl=_IMPL[config.penalty],
+            )  # fmt: skip
+            loss, wasserstein = found.loss, found.wasserstein
+            values = {"penalty": found.penalty, "grad_norm": found.grad_norm.mean()}
+        else:
+            real_score, fake_score = self.critic(real), self.critic(fake)
+            loss = self.loss.critic(real_score, fake_score)
+            wasserstein, values = real_score.mean() - fake_score.mean(), {}
         self.critic_optimizer.zero_grad()
         loss.backward()
         self.critic_optimizer.step()
         if self.loss.clipped:
             clip_(self.critic.parameters(), config.clip)
-        self._add("critic", critic_loss=loss, wasserstein=wasserstein, penalty=penalty)
-        self.last = real, fake, alpha
+        return {"critic_loss": loss, "wasserstein": wasserstein, **values}
 
     def latents(self, count: int) -> Tensor:
         """``[count, latent]`` standard normal."""
@@ -144,7 +170,15 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
 
     def _no_sums(self) -> dict[str, Tensor]:
-        names = ("critic", "critic_loss", "wasserstein", "penalty", "generator", "generator_loss")
+        names = [
+            "critic",
+            "critic_loss",
+            "wasserstein",
+            "penalty",
+            "grad_norm",
+            "generator",
+            "generator_loss",
+        ]
         return {name: torch.zeros((), device=self.device) for name in names}
 
     def _add(self, counter: str, **values: Tensor) -> None:
@@ -154,15 +188,16 @@ class Trainer:
             self.sums[name] += value.detach()
 
     def take_means(self) -> dict[str, float | None]:
-        """Means since the last call, and the critic's mean gradient norm at the last interpolates."""
+        """Means since the last call. The critic's gradient norm is the mean over all penalty points; a loss
+        without a penalty has it from the last step's points."""
         sums = {name: value.item() for name, value in self.sums.items()}
         self.sums = self._no_sums()
         means: dict[str, float | None] = {
-            name: sums[name] / sums["critic"] for name in ("critic_loss", "wasserstein", "penalty")
+            name: sums[name] / sums["critic"]
+            for name in ("critic_loss", "wasserstein", "penalty", "grad_norm")
         }
         if not self.loss.penalised:
-            means["penalty"] = None
-        means["grad_norm"] = self._gradient_norm()
+            means["penalty"], means["grad_norm"] = None, self._gradient_norm()
         means["generator_loss"] = sums["generator_loss"] / sums["generator"] if sums["generator"] else None
         return means
 
@@ -196,8 +231,13 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        # Whether steps are captured is this run's affair, not that of the run which wrote the checkpoint.
+        saved = state["critic_optimizer"]
+        own = [{**group, "capturable": self.graphs} for group in saved["param_groups"]]
+        state = {**state, "critic_optimizer": {**saved, "param_groups": own}}
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        self.critic_updates.reset()
         self.random.set_state(state["random"])
         self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.sums = self._no_sums() | {name: value.to(self.device) for name, value in state["sums"].items()}
