@@ -1,8 +1,9 @@
-"""Results for readers: a table on the terminal, the same in Markdown, and a bar chart."""
+"""Results for readers: a table on the terminal, and the same in Markdown. Pictures are in :mod:`.plots`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,77 @@ from .contestants import BASELINE
 BUSY = 0.5
 """Load average per core above which a result says that the machine was not its own."""
 
-COLUMNS = (
-    "workload", "batch", "contestant", "median ms", "p10-p90 ms", f"{BASELINE} / it", "by medians",
-    "first call s", "error", "peak MiB",
-)  # fmt: skip
+Entry = dict[str, Any]
+
+
+def baseline(result: dict[str, Any]) -> str:
+    """The contestant that the ratios of ``result`` are against."""
+    return ops_suite.BASELINE if result["suite"] == "ops" else BASELINE
+
+
+def _ms(entry: Entry) -> str:
+    return f"{entry['median_s'] * 1e3:.4g}"
+
+
+def _spread(entry: Entry) -> str:
+    return f"{entry['p10_s'] * 1e3:.4g}-{entry['p90_s'] * 1e3:.4g}"
+
+
+def _number(key: str, pattern: str, scale: float = 1.0) -> Callable[[Entry], str]:
+    def text(entry: Entry) -> str:
+        value = entry.get(key)
+        return "" if value is None else format(value * scale, pattern)
+
+    return text
+
+
+def _error(entry: Entry) -> str:
+    kept = [draw["error"] for draw in entry.get("draws", ()) if draw["kept"]]
+    return f"{max(kept):.1e}" if kept else ""
+
+
+def _errors(key: str) -> Callable[[Entry], str]:
+    def text(entry: Entry) -> str:
+        found = {mode: errors[key] for mode, errors in entry["errors"].items()}
+        return ", ".join(f"{mode} {'not finite' if e is None else f'{e:.1e}'}" for mode, e in found.items())
+
+    return text
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of numbers; ``optional`` ones are left out where no entry has one."""
+
+    head: str
+    text: Callable[[Entry], str]
+    optional: bool = False
+
+
+_PEAK = Column("peak MiB", _number("peak_bytes", ".1f", 2**-20))
+_TIMES = (
+    Column("median ms", _ms),
+    Column("p10-p90 ms", _spread),
+    Column(f"{BASELINE} / it", _number("ratio", ".2f")),
+    Column("by medians", _number("ratio_of_medians", ".2f")),
+    Column("% of floor", _number("share_of_floor", ".0f", 100), optional=True),
+    Column("first call s", _number("first_call_s", ".2g")),
+    Column("error", _error),
+    _PEAK,
+)
+_SUITES: Mapping[str, tuple[Column, ...]] = {
+    "memory": (_PEAK, Column(f"it / {BASELINE}", _number("peak_ratio", ".2f")), Column("error", _error)),
+    "compile_time": (
+        Column("first call s", _number("first_call_s", ".3g")),
+        Column("second call s", _number("second_call_s", ".2g")),
+        Column("second shape s", _number("second_shape_s", ".3g")),
+    ),
+    "accuracy": (
+        Column("loss", _errors("loss")),
+        Column("worst gradient", _errors("gradients")),
+        Column("all gradients", _errors("all_gradients")),
+    ),
+}
+COLUMNS = ("workload", "batch", "contestant", *(column.head for column in _TIMES if not column.optional))
 
 
 def header(result: dict[str, Any]) -> list[str]:
@@ -29,49 +97,71 @@ def header(result: dict[str, Any]) -> list[str]:
     first = f"{where}; Python {e['python']}; commit {commit}; {e['date']}"
     if result["suite"] == "ops":
         return [first, *ops_suite.header(result)]
-    rule = result["rule"]
-    return [
+    rule, how = result["rule"], ""
+    if result["suite"] not in _SUITES:
+        how = f"; interleaved rounds; '{BASELINE} / it' is the median of paired ratios"
+    lines = [
         first,
-        f"timed: {result['timed']}; interleaved rounds; '{BASELINE} / it' is the median of paired ratios",
+        f"timed: {result['timed']}{how}",
         f"error: relative, against {rule['truth']}; allowed {rule['factor']:g} times {BASELINE}'s own in the "
         f"same dtype, or {rule['tolerance']:.1e}",
     ]
+    if result["suite"] == "memory":
+        lines.append(f"peak: {result['memory_method']}")
+    rules = {row["floor"]["rule"] for row in result["rows"] if "seconds" in row.get("floor", {})}
+    return lines + sorted(rules)
+
+
+def _columns(result: dict[str, Any]) -> list[Column]:
+    entries = [entry for row in result["rows"] for entry in row["contestants"].values()]
+    right = [entry for entry in entries if entry["status"] == "ok"]
+    return [
+        column
+        for column in _SUITES.get(result["suite"], _TIMES)
+        if not column.optional or any(column.text(entry) for entry in right)
+    ]
+
+
+def _steps(result: dict[str, Any]) -> bool:
+    """Whether rows differ in what is computed."""
+    return len({row.get("step") for row in result["rows"]}) > 1
 
 
 def columns(result: dict[str, Any]) -> tuple[str, ...]:
     """Heads of the table."""
-    return ops_suite.COLUMNS if result["suite"] == "ops" else COLUMNS
+    if result["suite"] == "ops":
+        return ops_suite.COLUMNS
+    step = ["step"] if _steps(result) else []
+    return ("workload", *step, "batch", "contestant", *(column.head for column in _columns(result)))
 
 
 def cells(result: dict[str, Any]) -> list[list[str]]:
-    """Strings as :func:`columns`, a list for each workload and contestant; no time beside a wrong answer."""
+    """Strings as :func:`columns`, a list for each workload and contestant; no time beside a wrong answer.
+
+    Who is absent has no line, but a note.
+    """
     if result["suite"] == "ops":
         return ops_suite.cells(result)
+    found, step = _columns(result), _steps(result)
     return [
-        [row["workload"], str(row["batch"]), name, *_numbers(entry)]
+        [
+            row["workload"], *([row["step"]] if step else []), str(row["batch"]), name,
+            *_numbers(entry, found),
+        ]
         for row in result["rows"]
         for name, entry in row["contestants"].items()
-    ]
+        if entry["status"] != "absent"
+    ]  # fmt: skip
 
 
-def _numbers(entry: dict[str, Any]) -> list[str]:
+def _numbers(entry: Entry, found: Sequence[Column]) -> list[str]:
     if entry["status"] != "ok":
-        return [entry["status"].upper(), *[""] * (len(COLUMNS) - 4)]
-    ms = {key: entry[f"{key}_s"] * 1e3 for key in ("median", "p10", "p90")}
-    peak = entry.get("peak_bytes")
-    return [
-        f"{ms['median']:.4g}",
-        f"{ms['p10']:.4g}-{ms['p90']:.4g}",
-        f"{entry['ratio']:.2f}" if "ratio" in entry else "",
-        f"{entry['ratio_of_medians']:.2f}" if "ratio_of_medians" in entry else "",
-        f"{entry['first_call_s']:.2g}",
-        f"{max(draw['error'] for draw in entry['draws'] if draw['kept']):.1e}",
-        "" if peak is None else f"{peak / 2**20:.1f}",
-    ]
+        return [entry["status"].upper(), *[""] * (len(found) - 1)]
+    return [column.text(entry) for column in found]
 
 
 def notes(result: dict[str, Any]) -> list[str]:
-    """What a reader must know of single cells: faults, warnings, and draws that met a kink."""
+    """What a reader must know of single cells: faults, warnings, who is absent, draws that met a kink."""
     lines = []
     load, cores = result["environment"]["load"], result["environment"]["cores"]
     if load is not None and load > BUSY * cores:
@@ -79,10 +169,13 @@ def notes(result: dict[str, Any]) -> list[str]:
             f"the machine was busy: load {load:.1f} on {cores} cores when it began. Threads that wait for "
             "each other then dominate the times, and the ratios are not those of a machine at rest"
         )
+    lines += _grouped(result, _absences)
+    lines += _grouped(result, lambda entry: iter(entry.get("warnings", [])))
     for row in result["rows"]:
+        if "missing" in row.get("floor", {}):
+            lines.append(f"{row['workload']}: no floor: {row['floor']['missing']}")
         for name, entry in row["contestants"].items():
-            lines += [f"{row['workload']}, {name}: {text}" for text in entry.get("warnings", [])]
-            if entry["status"] != "ok":
+            if entry["status"] not in ("ok", "absent"):
                 lines.append(f"{row['workload']}, {name}: {entry['status']}: {entry['message']}")
             elif not all(draw["kept"] for draw in entry.get("draws", [])):
                 first = entry["draws"][0]
@@ -91,6 +184,27 @@ def notes(result: dict[str, Any]) -> list[str]:
                     f"({first['error']:.1e}, allowed {first['limit']:.1e}), the next two kept it"
                 )
     return lines
+
+
+def _absences(entry: Entry) -> Iterator[str]:
+    if entry["status"] == "absent":
+        yield f"absent: {entry['message']}"
+    if entry.get("peak_absent"):
+        yield f"peak not counted: {entry['peak_absent']}"
+
+
+def _grouped(result: dict[str, Any], texts: Callable[[Entry], Iterator[str]]) -> list[str]:
+    """``CONTESTANT on WORKLOADS: text``, one line for what many rows say alike."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in result["rows"]:
+        for name, entry in row["contestants"].items():
+            for text in texts(entry):
+                found.setdefault((name, text), []).append(row["workload"])
+    count = len(result["rows"])
+    return [
+        f"{name} on {'every row' if len(rows) == count > 1 else ', '.join(dict.fromkeys(rows))}: {text}"
+        for (name, text), rows in found.items()
+    ]
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -105,88 +219,68 @@ def markdown(result: dict[str, Any]) -> str:
 
 def plain(result: dict[str, Any]) -> str:
     """The table in columns of text."""
-    rows = [list(columns(result)), *cells(result)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return _aligned(columns(result), cells(result))
+
+
+def _aligned(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heads, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 
-def show(result: dict[str, Any]) -> None:
-    """Print header, table and notes: with rich if it is installed, else as plain text."""
-    for line in header(result):
-        print(line)
+TEXT = ("workload", "step", "operation", "about", "contestant", "error", "verdict")
+
+
+def print_table(
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text: Collection[str] = TEXT,
+    marks: Mapping[str, str] | None = None,
+) -> None:
+    """Print a table: with rich if it is installed, else as plain text.
+
+    Args:
+        text: the columns that are aligned to the left.
+        marks: rich style of a line whose last cell is the key.
+    """
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(plain(result))
-    else:
-        table = Table()
-        for column in columns(result):
-            text = column in ("workload", "operation", "about", "contestant", "error")
-            table.add_column(column, justify="left" if text else "right", overflow="fold")
-        for row in cells(result):
-            table.add_row(*row)
-        # A file or a pipe has no width; rich would fold the table to 80 columns there.
-        console = Console()
-        Console(width=console.width if console.is_terminal else 160).print(table)
+        print(_aligned(heads, rows))
+        return
+    table = Table()
+    for head in heads:
+        table.add_column(head, justify="left" if head in text else "right", overflow="fold")
+    previous = ""
+    for row in rows:
+        if previous and row[0] != previous:
+            table.add_section()
+        previous = row[0]
+        table.add_row(*row, style=(marks or {}).get(row[-1]))
+    # A file or a pipe has no width; rich would fold the table to 80 columns there.
+    console = Console()
+    Console(width=console.width if console.is_terminal else 160).print(table)
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print header, table and notes."""
+    for line in header(result):
+        print(line)
+    print_table(columns(result), cells(result))
     for note in notes(result):
         print(f"note: {note}")
 
 
-def _bars(result: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    for row in result["rows"]:
-        for name, entry in row["contestants"].items():
-            if name != BASELINE and "ratio" in entry:
-                yield f"{row['workload']} ({row['batch']})", name, entry
-
-
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Write a bar chart of the speed-ups, with the 10th to 90th percentile of the paired ratios.
+    """Draw the picture of the result's suite; see :mod:`.plots`.
 
     Raises:
         ImportError: matplotlib is missing; the message says what to install.
-        ValueError: nothing but the baseline was timed.
+        ValueError: nothing but the baseline was measured.
     """
-    try:
-        import matplotlib
+    from . import plots
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("a plot needs matplotlib: pip install 'wgangp_fast[bench]'") from error
-    bars = list(_bars(result))
-    if not bars:
-        raise ValueError(f"nothing to plot: only {BASELINE} was timed")
-    labels = list(dict.fromkeys(label for label, _, _ in bars))
-    names = list(dict.fromkeys(name for _, name, _ in bars))
-    thickness = 0.8 / len(names)
-    figure, axes = pyplot.subplots(figsize=(8, 1.2 + 0.45 * len(labels) * max(1, len(names) / 2)))
-    for index, name in enumerate(names):
-        mine = [(labels.index(label), entry) for label, other, entry in bars if other == name]
-        y = [row + (index - (len(names) - 1) / 2) * thickness for row, _ in mine]
-        ratio = [entry["ratio"] for _, entry in mine]
-        low = [entry["ratio"] - entry["ratio_p10"] for _, entry in mine]
-        high = [entry["ratio_p90"] - entry["ratio"] for _, entry in mine]
-        axes.barh(
-            y, ratio, 0.9 * thickness, label=name, xerr=[low, high], error_kw={"lw": 1, "ecolor": "0.3"}
-        )
-        for at, (_, entry) in zip(y, mine, strict=True):
-            axes.text(entry["ratio_p90"], at, f"  {entry['ratio']:.2f}", va="center", fontsize=9)
-    axes.axvline(1, color="0.2", lw=1, ls="--")
-    axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1.12 * max(entry["ratio_p90"] for _, _, entry in bars))
-    axes.set_xlabel(f"times as fast as {BASELINE}: median, p10 to p90 of paired rounds")
-    where = result["environment"]
-    axes.set_title(
-        f"penalty and its gradients (batch), {where['device']}, torch {where['torch']}", fontsize=10
-    )
-    axes.spines[["top", "right"]].set_visible(False)
-    if len(names) > 1:
-        axes.legend(frameon=False)
-    figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
+    plots.of_suite(result, path)
