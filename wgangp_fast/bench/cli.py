@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import sys
@@ -12,25 +13,50 @@ from typing import Any
 import torch
 
 from . import ops_suite, report, suite
+from .contestants import RIVALS
 from .environment import environment
+from .measures import Settings
+from .modes import MODES
 from .workloads import select
 
-# Rounds, and seconds that the rounds of one workload may take: "quick" stays below two minutes on 2 cores.
-PRESETS = {"quick": (15, 6.0), "full": (31, 60.0)}
+# Rounds, and seconds that the rounds of one workload may take. On 2 cores, for penalty and critic_step:
+# "quick" stays below two minutes, "full" with every rival below twelve.
+PRESETS = {"quick": (15, 6.0), "full": (31, 10.0)}
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="wgangp-fast bench",
-        description="Time the gradient penalty against stock code, interleaved. Answers are checked against "
-        "float64 first; no time is printed for a wrong one, and the exit code is then 1.",
+        description="Time the gradient penalty against stock code and its rivals, interleaved. Answers are "
+        "checked against float64 first; no time is printed for a wrong one. The exit code is 1 if the "
+        "package's own, or stock code, was wrong or failed.",
+    )
+    suites = {"ops": "single operations"} | {name: row.about for name, row in suite.SUITES.items()}
+    p.add_argument(
+        "--suite",
+        choices=list(suites),
+        default="penalty",
+        help="what to measure (default: penalty): " + "; ".join(f"{k}: {v}" for k, v in suites.items()),
     )
     p.add_argument(
-        "--suite", choices=["penalty", "ops"], default="penalty", help="what to measure (default: penalty)"
+        "--preset",
+        choices=list(PRESETS),
+        default="quick",
+        help="which workloads and contestants, how many rounds",
     )
     p.add_argument(
-        "--preset", choices=list(PRESETS), default="quick", help="which workloads, how many rounds"
+        "--contestant",
+        action="append",
+        metavar="NAME",
+        help="stock and this contestant instead of the preset's; repeatable",
+    )
+    p.add_argument(
+        "--dtype",
+        choices=list(MODES),
+        default="float32",
+        help="arithmetic of all contestants (default: float32): "
+        + "; ".join(f"{mode.name}: {mode.about}" for mode in MODES.values()),
     )
     p.add_argument(
         "--workload",
@@ -83,12 +109,12 @@ def main(argv: list[str]) -> int:
         if args.plot:
             report.plot(suite.load(args.plot[0]), args.plot[1])
             return 0
-        choose = select if args.suite == "penalty" else ops_suite.select
+        choose = ops_suite.select if args.suite == "ops" else select
         workloads: dict[str, Any] = dict(choose(args.workload, args.preset))
     except (ValueError, FileNotFoundError, ImportError) as error:
         p.error(str(error))
     if args.list:
-        print("\n".join(f"{name:<23} {row.about}" for name, row in workloads.items()))
+        _list(args.suite, workloads, args.device)
         return 0
     if args.device == "cuda" and not torch.cuda.is_available():
         p.error("--device cuda: torch sees no CUDA device here; use --device cpu")
@@ -101,19 +127,39 @@ def main(argv: list[str]) -> int:
         _write(facts, args.out)
         return 0
     rounds, budget = PRESETS[args.preset]
-    settings = suite.Settings(
+    settings = Settings(
         rounds=args.rounds or rounds,
         budget=math.inf if args.rounds else budget,
         seed=args.seed,
         batch=args.batch,
         memory=args.memory,
+        dtype=args.dtype,
+        rivals=args.preset,
+        contestants=tuple(args.contestant or ()),
     )
-    measure = suite.run if args.suite == "penalty" else ops_suite.run
+    try:
+        if args.suite != "ops":
+            suite.chosen(args.suite, settings)
+        elif args.contestant or args.dtype != "float32":
+            p.error("--suite ops knows neither --contestant nor --dtype")
+    except ValueError as error:
+        p.error(str(error))
+    measure = ops_suite.run if args.suite == "ops" else functools.partial(suite.run, which=args.suite)
     result = measure(
         workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
     )
     report.show(result)
     return 0 if suite.all_right(result) else 1
+
+
+def _list(which: str, workloads: dict[str, Any], device: str) -> None:
+    for name, row in workloads.items():
+        print(f"{name:<23} {row.about if which == 'ops' else row.describe(device)}")
+    if which == "ops":
+        return
+    print("\ncontestants, beside stock and the package's own:")
+    for name, rival in RIVALS.items():
+        print(f"{name:<23} {rival.about} ({rival.preset})")
 
 
 def _write(result: dict[str, Any], path: Path | None) -> None:

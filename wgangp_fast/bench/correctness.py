@@ -1,9 +1,10 @@
 """Whether a contestant computes what stock code computes: the gate in front of every printed time.
 
-The truth is stock code in float64. A contestant's float32 answers (the penalty, every parameter gradient,
-every buffer afterwards) may be as far from it as ten times stock code's own float32 answers, or
+The truth is stock code in float64. A contestant's answers (the loss, every parameter gradient, every buffer
+afterwards) may be as far from it as ten times stock code's own answers in the same arithmetic, or
 :data:`TOLERANCE`, whichever is more. Two calls in a row are compared, so that a contestant which repeats
-its first answer, or changes buffers once too often, is found out.
+its first answer, or changes buffers once too often, is found out. The step that is judged is the one that
+is timed: its critic is given the weights and inputs of each draw.
 
 A rectified critic jumps where rounding carries an activation across its kink: between two of PyTorch's own
 convolution kernels, 1 of 16 draws of the DCGAN-64 critic did so, with a relative error of 1e-2. So who
@@ -19,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .contestants import BASELINE, CONTESTANTS, Contestant, clear_gradients
+from .modes import FLOAT32, Mode
+from .steps import PENALTY, Contestant, Step, Task, clear_gradients
 from .workloads import Workload
 
 TOLERANCE = 100 * torch.finfo(torch.float32).eps  # 1.2e-5, relative
@@ -42,43 +44,81 @@ class _MaskAsInFloat32(nn.Module):
         return x * F.dropout(ones, self.p, self.training).to(x.dtype)
 
 
-def _with_float32_masks(critic: nn.Module) -> nn.Module:
+class _FixedMask(nn.Module):
+    """Dropout with a mask that is the same for every sample: every other feature is dropped.
+
+    What draws masks once for several passes draws others than stock code; fixed, they can be compared.
+    """
+
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = torch.arange(x.shape[1], device=x.device) % 2 == 0
+        return x * (kept / (1 - self.p)).to(x.dtype).reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+def _replace_dropout(critic: nn.Module, by: type[_MaskAsInFloat32] | type[_FixedMask]) -> nn.Module:
     for name, child in list(critic.named_modules()):
         if isinstance(child, nn.Dropout):
-            critic.set_submodule(name, _MaskAsInFloat32(child.p))
+            critic.set_submodule(name, by(child.p))
     return critic
 
 
-def answers(
-    contestant: Contestant,
-    workload: Workload,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-    batch: int | None = None,
-) -> Answers:
-    """What ``contestant`` answers to :data:`CALLS` calls on a fresh build of ``workload``.
-
-    torch's global generator is seeded before each call, so that dropout draws the same masks for all.
-    """
-    critic, real, fake = workload.build(device, dtype, seed, batch)
-    if dtype == torch.float64:
-        critic = _with_float32_masks(critic)
-    alpha = sample_alpha(real, seed)
-    step = contestant(critic, real, fake, alpha)
-    calls = []
-    for call in range(CALLS):
-        clear_gradients(critic)
-        torch.manual_seed(seed + call)
-        penalty = step()
-        calls.append({name: t.detach().double().cpu().clone() for name, t in _state(critic, penalty)})
-    return calls
+def draws_masks(critic: nn.Module) -> bool:
+    """Whether ``critic`` has dropout."""
+    return any(isinstance(module, nn.Dropout) for module in critic.modules())
 
 
 def sample_alpha(real: Tensor, seed: int) -> Tensor:
     """``[N]``, uniform in [0, 1): the same for every contestant, dtype and device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(real.shape[0], generator=generator).to(real)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A contestant made for a critic: what is judged, and then timed.
+
+    Attributes:
+        critic: the module whose gradients ``step`` adds to; weights may be written into it in place.
+        inputs: ``(real, fake, alpha)`` that the step was made with.
+    """
+
+    critic: nn.Module
+    inputs: tuple[Tensor, Tensor, Tensor]
+    step: Step
+
+
+def make(contestant: Contestant, critic: nn.Module, real: Tensor, fake: Tensor, seed: int) -> Built:
+    """Build ``contestant`` on ``critic``."""
+    inputs = real, fake, sample_alpha(real, seed)
+    return Built(critic, inputs, contestant(critic, *inputs))
+
+
+def load_weights(critic: nn.Module, weights: nn.Module) -> None:
+    """Write the parameters and buffers of ``weights`` into ``critic``, in place and in its own layout."""
+    with torch.no_grad():
+        for mine, theirs in ((critic.named_parameters, weights.named_parameters),
+                             (critic.named_buffers, weights.named_buffers)):  # fmt: skip
+            new = dict(theirs())
+            for name, tensor in mine():
+                tensor.copy_(new[name])
+
+
+def answers(built: Built, seed: int) -> Answers:
+    """What the step answers to :data:`CALLS` calls.
+
+    torch's global generators are seeded before each call, so that dropout draws the same masks for all.
+    """
+    calls = []
+    for call in range(CALLS):
+        clear_gradients(built.critic)
+        torch.manual_seed(seed + call)
+        value = built.step(*built.inputs)
+        calls.append({name: t.detach().double().cpu().clone() for name, t in _state(built.critic, value)})
+    return calls
 
 
 def _state(critic: nn.Module, penalty: Tensor) -> Iterator[tuple[str, Tensor]]:
@@ -139,32 +179,64 @@ class Judge:
         workload: the row; ``batch`` overrides its number of samples.
         device: where contestants run; the truth runs there too.
         seed: of the first draw; the next two draws are ``seed + 1`` and ``seed + 2``.
+        task: what is computed.
+        mode: the arithmetic of the contestants and of stock code beside the truth.
     """
 
     def __init__(
-        self, workload: Workload, device: torch.device, seed: int = 0, batch: int | None = None
+        self,
+        workload: Workload,
+        device: torch.device,
+        seed: int = 0,
+        batch: int | None = None,
+        task: Task = PENALTY,
+        mode: Mode = FLOAT32,
     ) -> None:
         self.workload, self.device, self.seed, self.batch = workload, device, seed, batch
+        self.task, self.mode = task, mode
+        with torch.random.fork_rng(devices=[]):
+            self.fixed = task.one_pass and draws_masks(workload.network(device))
         self._known: dict[int, tuple[Answers, dict[str, float]]] = {}
 
-    def _answers(self, contestant: Contestant, dtype: torch.dtype, seed: int) -> Answers:
-        return answers(contestant, self.workload, self.device, dtype, seed, self.batch)
+    def fresh(self, contestant: Contestant, seed: int, dtype: torch.dtype = torch.float32) -> Built:
+        """``contestant`` on a build of its own, dropout as this judge compares it."""
+        critic, real, fake = self.workload.build(self.device, dtype, seed, self.batch)
+        if self.fixed:
+            _replace_dropout(critic, _FixedMask)
+        elif dtype == torch.float64:
+            _replace_dropout(critic, _MaskAsInFloat32)
+        return make(contestant, critic, real, fake, seed)
 
-    def draw(self, contestant: Contestant, seed: int) -> Draw:
-        """Compare ``contestant`` with the truth on the draw ``seed``."""
+    def truth(self, seed: int) -> Answers:
+        """What stock code answers in float64."""
         if seed not in self._known:
-            stock = CONTESTANTS[BASELINE]
-            truth = self._answers(stock, torch.float64, seed)
-            self._known[seed] = truth, errors(self._answers(stock, torch.float32, seed), truth)
-        truth, stock_error = self._known[seed]
-        if contestant is CONTESTANTS[BASELINE]:
-            return three_way(stock_error, stock_error, seed)
-        return three_way(errors(self._answers(contestant, torch.float32, seed), truth), stock_error, seed)
+            truth = answers(self.fresh(self.task.around(self.task.stock, FLOAT32), seed, torch.float64), seed)
+            stock = answers(self.fresh(self.task.around(self.task.stock, self.mode), seed), seed)
+            self._known[seed] = truth, errors(stock, truth)
+        return self._known[seed][0]
 
-    def judge(self, contestant: Contestant) -> tuple[bool, list[Draw]]:
-        """Return whether ``contestant`` is right, and the draws that say so: one, or three."""
-        first = self.draw(contestant, self.seed)
+    def answers(self, contestant: Contestant, seed: int, built: Built | None = None) -> Answers:
+        """What ``contestant`` answers on the draw ``seed``; ``built`` spares another trace of it."""
+        if built is None or self.fixed or self.task.stateful:
+            return answers(self.fresh(contestant, seed), seed)
+        weights, real, fake = self.workload.build(self.device, torch.float32, seed, self.batch)
+        load_weights(built.critic, weights)
+        return answers(Built(built.critic, (real, fake, sample_alpha(real, seed)), built.step), seed)
+
+    def draw(self, contestant: Contestant, seed: int, built: Built | None = None) -> Draw:
+        """Compare ``contestant`` with the truth on the draw ``seed``."""
+        truth = self.truth(seed)
+        found = errors(self.answers(contestant, seed, built), truth)
+        return three_way(found, self._known[seed][1], seed)
+
+    def judge(self, contestant: Contestant, built: Built | None = None) -> tuple[bool, list[Draw]]:
+        """Return whether ``contestant`` is right, and the draws that say so: one, or three.
+
+        Args:
+            built: the contestant as it will be timed. Afterwards its critic holds other weights.
+        """
+        first = self.draw(contestant, self.seed, built)
         if first.kept:
             return True, [first]
-        later = [self.draw(contestant, self.seed + k) for k in (1, 2)]
+        later = [self.draw(contestant, self.seed + k, built) for k in (1, 2)]
         return all(draw.kept for draw in later), [first, *later]

@@ -67,6 +67,73 @@ def resnet64(dim: int = 64) -> nn.Module:
     )
 
 
+class BottleneckBlock(nn.Module):
+    """Residual block of the 101-layer critic (paper section 3.4): ``[N, a, H, W] -> [N, b, H', W']``.
+
+    ReLU, 1x1, ReLU, 3x3 (stride 2 with ``down``), ReLU, 1x1 without bias, norm; shortcut + .3 of that. The
+    shortcut is a 1x1 of the same stride where shapes differ.
+    """
+
+    def __init__(self, inputs: int, outputs: int, down: bool = False) -> None:
+        super().__init__()
+        stride = 2 if down else 1
+        self.branch = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(inputs, inputs // 2, 1),
+            nn.ReLU(),
+            nn.Conv2d(inputs // 2, outputs // 2, 3, stride, 1),
+            nn.ReLU(),
+            nn.Conv2d(outputs // 2, outputs, 1, bias=False),
+            nn.GroupNorm(1, outputs),
+        )
+        plain = inputs == outputs and not down
+        self.shortcut = nn.Identity() if plain else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.shortcut(x) + 0.3 * self.branch(x))
+
+
+def resnet101(dim: int = 64) -> nn.Module:
+    """The 101-layer critic, ``[N, 3, 64, 64] -> [N, 1]``: 33 bottleneck blocks (paper sections 3.4, 15.2)."""
+    blocks: list[nn.Module] = [BottleneckBlock(dim // 2, dim // 2) for _ in range(5)]
+    width = dim // 2
+    for _ in range(4):
+        blocks.append(BottleneckBlock(width, 2 * width, down=True))
+        width *= 2
+        blocks += [BottleneckBlock(width, width) for _ in range(6)]
+    return nn.Sequential(nn.Conv2d(3, dim // 2, 1), *blocks, nn.Flatten(), nn.Linear(16 * width, 1))
+
+
+class CharacterBlock(nn.Module):
+    """Residual block of the language critic, ``[N, C, L]`` unchanged: x + .3 (ReLU, conv 5, ReLU, conv 5)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv1d(channels, channels, 5, padding=2) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, x + 0.3 * self.conv2(F.relu(self.conv1(F.relu(x)))))
+
+
+def language(dim: int = 512, characters: int = 100, length: int = 32) -> nn.Module:
+    """The character critic, ``[N, characters, length] -> [N, 1]``: 1x1, five blocks, linear (section 12)."""
+    blocks = [CharacterBlock(dim) for _ in range(5)]
+    return nn.Sequential(nn.Conv1d(characters, dim, 1), *blocks, nn.Flatten(), nn.Linear(length * dim, 1))
+
+
+def audio(dim: int = 64, samples: int = 16384) -> nn.Module:
+    """WaveGAN's critic, ``[N, 1, samples] -> [N, 1]``: five convolutions of 25 taps, stride 4 (Donahue 2019).
+
+    Without its phase shuffle, which draws random shifts.
+    """
+    layers: list[nn.Module] = []
+    inputs = 1
+    for outputs in (dim, 2 * dim, 4 * dim, 8 * dim, 16 * dim):
+        layers += [nn.Conv1d(inputs, outputs, 25, 4, 11), nn.LeakyReLU(LEAKY_SLOPE)]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(inputs * samples // 4**5, 1))
+
+
 def spectral(dim: int = 64, size: int = 32) -> nn.Module:
     """``[N, 3, size, size] -> [N, 1]``: three convolutions and a linear layer, each spectrally normalised.
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -14,9 +12,10 @@ from torch import Tensor
 from .. import backend
 from ..ops.registry import Kernels
 from .environment import command_line, environment
+from .measures import Settings, as_json, statistics
 from .operations import OPERATIONS, Inputs, Operation
-from .suite import FORMAT, Settings, statistics
-from .timing import interleave, warm_up
+from .suite import FORMAT
+from .timing import cold_sets, interleave, warm_up
 
 BASELINE, COPY = "eager", "copy"
 TIMED = (
@@ -66,7 +65,7 @@ def run(
         "suite": "ops",
         "command": command_line(argv),
         "environment": environment(device),
-        "settings": asdict(settings) | {"budget": settings.budget if settings.budget < math.inf else None},
+        "settings": as_json(settings),
         "timed": TIMED,
         "missing": {name: reason for name, reason in missing.items() if reason},
         "rows": [],
@@ -89,7 +88,7 @@ def _row(
 
     first = operation.make(draw)
     size = operation.bytes(first)
-    sets = [first, *([operation.make(draw) for _ in range(_sets(size, device) - 1)])]
+    sets = [first, *([operation.make(draw) for _ in range(cold_sets(size, device) - 1)])]
     errors = {key: _error(operation, found, first) for key, found in kernels.items()}
     calls = {BASELINE: _cycle(operation.eager, sets)}
     calls |= {
@@ -118,14 +117,6 @@ def _row(
         "sets": len(sets),
         "contestants": found,
     }
-
-
-def _sets(size: int, device: torch.device) -> int:
-    """Copies of the inputs to go round, so that a GPU finds none of them in its L2 cache."""
-    if device.type != "cuda":
-        return 1
-    cache = torch.cuda.get_device_properties(device).L2_cache_size
-    return min(32, 1 + math.ceil(2 * cache / max(size, 1)))
 
 
 def _cycle(call: Callable[..., Any], sets: list[Inputs]) -> Callable[[], Any]:

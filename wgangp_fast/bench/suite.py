@@ -1,9 +1,13 @@
-"""The penalty suite: check every contestant, then time and weigh the ones that are right."""
+"""The suites: check every contestant of a task, then time it, weigh it, or measure its errors.
+
+A suite (:data:`SUITES`) is which tasks are computed (:mod:`.steps`), and what is measured of those that are
+right (:mod:`.measures`); everything else is the same for all.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,56 +18,69 @@ import torch
 from torch import nn
 
 from . import contestants as table
-from .contestants import Contestant, Step, clear_gradients
-from .correctness import FACTOR, TOLERANCE, Judge, sample_alpha
+from . import measures
+from .correctness import FACTOR, TOLERANCE, Judge, load_weights, make
 from .environment import command_line, environment
-from .memory import METHOD, peak_bytes
-from .timing import first_call, interleave, paired_ratios, spread, warm_up
+from .limits import time_limit
+from .measures import Entry, Measure, Settings, as_json
+from .memory import METHOD
+from .modes import MODES
+from .steps import CRITIC_STEP, PENALTY, Absent, Contestant, Task
+from .timing import first_call
+from .train_step import TRAIN_STEP, with_generators
 from .workloads import Workload
 
 FORMAT = 1
-TIMED = (
-    "parameter.grad = None, forward, penalty, backward to the parameters; alpha given; float32; warm caches"
-)
+WHERE = "on a CPU warm caches, on a GPU inputs that are not in the L2 cache"
+
+Table = Callable[[Task], Mapping[str, Contestant]]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to measure.
+class Suite:
+    """One suite.
 
     Attributes:
-        rounds: samples of each contestant.
-        budget: seconds for the rounds of one workload; at least five rounds are done.
-        batch: samples of every workload, or None for the table's.
-        memory: also count peak bytes.
+        tasks: what is computed; a row for each task, workload and batch.
+        measure: what is found out of the contestants that are right.
+        about: one line for ``--help``.
+        checked: whether contestants are built and judged here, before ``measure``.
+        names: the only contestants that take part, or None for the preset's.
     """
 
-    rounds: int = 15
-    budget: float = math.inf
-    seed: int = 0
-    batch: int | None = None
-    memory: bool = False
+    tasks: tuple[Task, ...]
+    measure: Measure
+    about: str
+    checked: bool = True
+    names: tuple[str, ...] | None = None
+
+    @property
+    def timed(self) -> str:
+        """What a timed call contains."""
+        return "; ".join(
+            task.timed if len(self.tasks) == 1 else f"{task.name}: {task.timed}" for task in self.tasks
+        )
 
 
-class _Entry:
-    """One contestant on one workload: its own critic, its step, and what is known of it."""
-
-    def __init__(
-        self, contestant: Contestant, workload: Workload, device: torch.device, settings: Settings
-    ) -> None:
-        self.contestant = contestant
-        self.critic: nn.Module
-        self.critic, real, fake = workload.build(device, torch.float32, settings.seed, settings.batch)
-        self.inputs = real, fake, sample_alpha(real, settings.seed)
-        self.step: Step | None = None
-        self.result: dict[str, Any] = {}
-
-    def call(self) -> None:
-        """What is timed."""
-        clear_gradients(self.critic)
-        if self.step is None:
-            self.step = self.contestant(self.critic, *self.inputs)
-        self.step()
+SUITES = {
+    "penalty": Suite((PENALTY,), measures.times, "the penalty and its parameter gradients"),
+    "critic_step": Suite((CRITIC_STEP,), measures.times, "the critic's whole loss and its gradients"),
+    "train_step": Suite((TRAIN_STEP,), measures.times, "five critic steps and a generator step, with Adam"),
+    "memory": Suite((PENALTY, CRITIC_STEP), measures.peaks, "peak bytes of one call, no times"),
+    "compile_time": Suite(
+        (PENALTY, CRITIC_STEP),
+        measures.first_calls,
+        "first call and second shape, each contestant in a fresh process",
+        checked=False,
+    ),
+    "accuracy": Suite(
+        (PENALTY, CRITIC_STEP),
+        measures.accuracy,
+        "errors against float64 of fp32, tf32 and bf16 autocast",
+        checked=False,
+        names=(table.BASELINE, "ours"),
+    ),
+}
 
 
 def run(
@@ -71,134 +88,179 @@ def run(
     device: torch.device,
     settings: Settings,
     argv: list[str],
-    contestants: Mapping[str, Contestant] | None = None,
+    which: str = "penalty",
+    contestants: Table | None = None,
     progress: Callable[[str], None] = lambda name: None,
     keep: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> dict[str, Any]:
-    """Run the suite, and return a result ready for JSON.
+    """Run a suite, and return a result ready for JSON.
 
-    A contestant that is wrong, or raises, gets a status and a message, and no time.
+    A contestant that is wrong, absent, or raises, gets a status and a message, and no time.
 
     Args:
-        contestants: name to contestant, ``"stock"`` among them; by default the table's.
-        progress: told the name of each workload that begins.
-        keep: given the result so far after each workload, so that a run cut short leaves something.
+        which: one of :data:`SUITES`.
+        contestants: task to contestants, ``"stock"`` among them; by default the table's, as ``settings`` say.
+        progress: told what begins.
+        keep: given the result so far after each row, so that a run cut short leaves something.
 
     Raises:
-        ValueError: ``contestants`` lacks the baseline.
+        ValueError: ``contestants`` lacks the baseline, or ``settings`` name an unknown one.
     """
-    contestants = dict(table.CONTESTANTS if contestants is None else contestants)
-    if table.BASELINE not in contestants:
-        raise ValueError(f"contestants must contain {table.BASELINE!r}; got {', '.join(contestants)}")
-    result: dict[str, Any] = {
-        "format": FORMAT,
-        "suite": "penalty",
-        "command": command_line(argv),
-        "environment": environment(device),
-        "settings": asdict(settings) | {"budget": settings.budget if settings.budget < math.inf else None},
-        "timed": TIMED,
-        "rule": {"factor": FACTOR, "tolerance": TOLERANCE, "truth": "stock in float64"},
-        "memory_method": METHOD[device.type] if settings.memory else None,
-        "process_first_call_s": {name: _one_time_cost(c, device) for name, c in contestants.items()},
-        "rows": [],
-    }
-    for name, workload in workloads.items():
-        progress(name)
-        result["rows"].append(_row(name, workload, device, settings, contestants))
-        keep(result)
+    suite, mode = SUITES[which], MODES[settings.dtype]
+    takes_part = chosen(which, settings, contestants)
+    counts_memory = settings.memory or suite.measure is measures.peaks
+    with mode.flags():
+        result: dict[str, Any] = {
+            "format": FORMAT,
+            "suite": which,
+            "command": command_line(argv),
+            "environment": environment(device),
+            "settings": as_json(settings),
+            "timed": f"{suite.timed}; {mode.about}; {WHERE}",
+            "rule": {"factor": FACTOR, "tolerance": TOLERANCE, "truth": "stock in float64"},
+            "memory_method": METHOD[device.type] if counts_memory else None,
+            "process_first_call_s": {},
+            "rows": [],
+        }
+        for task in suite.tasks:
+            if suite.measure is measures.times and task.rivals:
+                result["process_first_call_s"] |= {
+                    name: _one_time_cost(c, device, settings) for name, c in takes_part[task.name].items()
+                }
+            rows = with_generators(workloads) if task is TRAIN_STEP else workloads
+            for name, workload in rows.items():
+                for batch in [settings.batch] if settings.batch else workload.batches(device):
+                    progress(f"{task.name}: {name}, batch {batch}")
+                    here = Row(suite, task, name, workload, batch, device, settings)
+                    result["rows"].append(here.run(takes_part[task.name]))
+                    keep(result)
     return result
 
 
-def _one_time_cost(contestant: Contestant, device: torch.device) -> float | None:
+def chosen(
+    which: str, settings: Settings, contestants: Table | None = None
+) -> dict[str, dict[str, Contestant]]:
+    """Who takes part: the name of each task of the suite to its contestants by name.
+
+    Raises:
+        ValueError: the baseline is missing, or ``settings`` name an unknown contestant.
+    """
+    suite = SUITES[which]
+
+    def known(task: Task) -> Mapping[str, Contestant]:
+        preset = "full" if settings.contestants or suite.names else settings.rivals
+        everybody = table.table(task, MODES[settings.dtype], preset)
+        return table.select(everybody, suite.names or settings.contestants or None)
+
+    found = {task.name: dict((contestants or known)(task)) for task in suite.tasks}
+    for names in found.values():
+        if table.BASELINE not in names:
+            raise ValueError(f"contestants must contain {table.BASELINE!r}; got {', '.join(names)}")
+    return found
+
+
+def _one_time_cost(contestant: Contestant, device: torch.device, settings: Settings) -> float | None:
     """Seconds of a first call on the smallest critic: imports and start-up that a process pays once."""
     critic = nn.Linear(2, 1).to(device)
     points = torch.ones(4, 2, device=device)
+    inputs = points, points, points[:, 0]
     try:
-        return first_call(lambda: contestant(critic, points, points, points[:, 0])(), device)
+        with time_limit(settings.first_call_limit):
+            return first_call(lambda: contestant(critic, *inputs)(*inputs), device)
     except Exception:
         return None  # the workloads will say so, with the message
 
 
-def _row(
-    name: str,
-    workload: Workload,
-    device: torch.device,
-    settings: Settings,
-    contestants: Mapping[str, Contestant],
-) -> dict[str, Any]:
-    entries = {key: _Entry(value, workload, device, settings) for key, value in contestants.items()}
-    judge = Judge(workload, device, settings.seed, settings.batch)
-    for entry in entries.values():
-        _check(entry, judge, device)
-    right = {key: entry for key, entry in entries.items() if entry.result["status"] == "ok"}
-    prepared = {key: (entry.call, warm_up(entry.call, device)) for key, entry in right.items()}
-    samples = interleave(prepared, device, settings.rounds, settings.budget)
-    for key, entry in right.items():
-        entry.result |= {"calls_per_sample": prepared[key][1], "seconds": samples[key]}
-        entry.result |= statistics(samples.get(table.BASELINE), samples[key])
-        if settings.memory:
-            entry.result["peak_bytes"] = _peak(entry, device)
-    some = next(iter(entries.values()))
-    return {
-        "workload": name,
-        "about": workload.about,
-        "device": device.type,
-        "dtype": "float32",
-        "batch": some.inputs[0].shape[0],
-        "sample": list(workload.sample),
-        "parameters": sum(p.numel() for p in some.critic.parameters()),
-        "contestants": {key: entry.result for key, entry in entries.items()},
-    }
+@dataclass(frozen=True)
+class Row:
+    """One row of a result: a task on a workload at a batch size."""
 
+    suite: Suite
+    task: Task
+    name: str
+    workload: Workload
+    batch: int
+    device: torch.device
+    settings: Settings
 
-def _check(entry: _Entry, judge: Judge, device: torch.device) -> None:
-    """Fill in status, first call and draws. The first call comes first: the check would pay for it."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            seconds = first_call(entry.call, device)
-            right, draws = judge.judge(entry.contestant)
-        except Exception as error:  # a rival may fail in any way; the run goes on
-            message = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-            entry.result |= {"status": "error", "message": message}
-            return
-    entry.result |= {
-        "status": "ok" if right else "wrong",
-        "draws": [asdict(draw) | {"kept": draw.kept} for draw in draws],
-        "warnings": sorted({str(w.message) for w in caught}),
-    }
-    if right:
-        entry.result["first_call_s"] = seconds
-    else:
-        worst = max(draws, key=lambda draw: draw.error / draw.limit)
-        entry.result["message"] = (
-            f"{worst.where}: relative error {worst.error:.1e}, allowed {worst.limit:.1e}"
+    def run(self, contestants: Mapping[str, Contestant]) -> dict[str, Any]:
+        """Check and measure; return the row, ready for JSON."""
+        judge = Judge(
+            self.workload,
+            self.device,
+            self.settings.seed,
+            self.batch,
+            self.task,
+            MODES[self.settings.dtype],
         )
-
-
-def statistics(baseline: list[float] | None, seconds: list[float]) -> dict[str, Any]:
-    """Summary of one contestant's samples, against the baseline's of the same rounds (None: it failed)."""
-    summary: dict[str, Any] = {f"{key}_s": value for key, value in spread(seconds).items()}
-    if baseline is not None:
-        ratios = spread(paired_ratios(baseline, seconds))
-        summary |= {
-            "ratio": ratios["median"],
-            "ratio_p10": ratios["p10"],
-            "ratio_p90": ratios["p90"],
-            "ratio_of_medians": spread(baseline)["median"] / summary["median_s"],
+        entries = {key: Entry(key, value) for key, value in contestants.items()}
+        critic = self.workload.build("cpu", seed=self.settings.seed, batch=1)[0]
+        row: dict[str, Any] = {
+            "workload": self.name,
+            "step": self.task.name,
+            "about": self.workload.describe(self.device),
+            "device": self.device.type,
+            "dtype": self.settings.dtype,
+            "batch": self.batch,
+            "sample": list(self.workload.sample),
+            "parameters": sum(p.numel() for p in critic.parameters()),
+            "contestants": {key: entry.result for key, entry in entries.items()},
         }
-    return summary
+        if self.suite.checked:
+            for entry in entries.values():
+                self._check(entry, judge)
+            entries = {key: entry for key, entry in entries.items() if entry.result["status"] == "ok"}
+        row |= self.suite.measure(entries, judge, self.name, self.settings)
+        return row
 
+    def _check(self, entry: Entry, judge: Judge) -> None:
+        """Build; fill in status, first call and draws; the first call first: the check would pay."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                with time_limit(self.settings.first_call_limit):
+                    seconds = first_call(lambda: self._begin(entry), self.device)
+                right, draws = judge.judge(entry.contestant, entry.built)
+            except Absent as reason:
+                entry.result |= {"status": "absent", "message": str(reason)}
+                return
+            except Exception as error:  # a rival may fail in any way; the run goes on
+                entry.result |= {"status": "error", "message": measures.first_line(error)}
+                return
+        entry.result |= {
+            "status": "ok" if right else "wrong",
+            "draws": [
+                asdict(draw) | {"error": min(draw.error, sys.float_info.max), "kept": draw.kept}
+                for draw in draws
+            ],
+            "warnings": sorted({measures.short(str(w.message)) for w in caught}),
+        }
+        if right:
+            entry.result["first_call_s"] = seconds
+        else:
+            worst = max(draws, key=lambda draw: draw.error / draw.limit)
+            entry.result["message"] = (
+                f"{worst.where}: relative error {worst.error:.1e}, allowed {worst.limit:.1e}"
+            )
+        if entry.built is not None:
+            load_weights(entry.built.critic, self._critic()[0])
 
-def _peak(entry: _Entry, device: torch.device) -> int:
-    clear_gradients(entry.critic)
-    assert entry.step is not None  # it was timed
-    return peak_bytes(entry.step, device)
+    def _critic(self) -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+        return self.workload.build(self.device, torch.float32, self.settings.seed, self.batch)
+
+    def _begin(self, entry: Entry) -> None:
+        entry.built = make(entry.contestant, *self._critic(), self.settings.seed)
+        entry.call()
 
 
 def all_right(result: dict[str, Any]) -> bool:
-    """Whether no contestant was wrong or failed."""
-    return all(entry["status"] == "ok" for row in result["rows"] for entry in row["contestants"].values())
+    """Whether stock code and the package's own were all right; rivals may be wrong or absent."""
+    return all(
+        entry["status"] == "ok"
+        for row in result["rows"]
+        for name, entry in row["contestants"].items()
+        if result["suite"] == "ops" or name == table.BASELINE or table.is_ours(name)
+    )
 
 
 def save(result: dict[str, Any], path: Path) -> None:
@@ -211,10 +273,10 @@ def load(path: Path) -> dict[str, Any]:
     """Read what :func:`save` wrote.
 
     Raises:
-        ValueError: not a result of this suite, or of another format.
+        ValueError: not a result of this command, or of another format.
     """
     result = json.loads(path.read_text())
-    known = isinstance(result, dict) and result.get("suite") in ("penalty", "ops")
+    known = isinstance(result, dict) and result.get("suite") in (*SUITES, "ops")
     if not known or result.get("format") != FORMAT:
         raise ValueError(f"{path} must be a result of `wgangp-fast bench` in format {FORMAT}")
     return result

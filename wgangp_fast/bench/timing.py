@@ -85,6 +85,14 @@ def warm_up(call: Call, device: torch.device, calls: int = 2) -> int:
     return max(1, math.ceil(SAMPLE_SECONDS / max(fastest, 1e-7)))
 
 
+def cold_sets(size: int, device: torch.device) -> int:
+    """Copies of inputs of ``size`` bytes to go round, so that a GPU finds none of them in its L2 cache."""
+    if device.type != "cuda":
+        return 1
+    cache = torch.cuda.get_device_properties(device).L2_cache_size
+    return min(32, 1 + math.ceil(2 * cache / max(size, 1)))
+
+
 def interleave(
     contestants: Mapping[str, tuple[Call, int]], device: torch.device, rounds: int, budget: float = math.inf
 ) -> dict[str, list[float]]:
