@@ -10,17 +10,23 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from ..ops.registry import KERNELS, Kernels
+from . import memory, remat, schedule
 from .sweeps import Sweeps
 from .writer import args_of
 
 aten = torch.ops.aten
 nn = torch._C._nn
+
+_POINTWISE = (
+    (torch.ops.mkldnn._linear_pointwise.default,) if hasattr(torch.ops.mkldnn, "_linear_pointwise") else ()
+)
 
 #: operators whose result is a tensor of their own, never a view of an argument
 FRESH = {
@@ -29,7 +35,7 @@ FRESH = {
     *(aten.native_group_norm.default, aten.native_layer_norm.default),
     *(aten.native_group_norm_backward.default, aten.native_layer_norm_backward.default),
     *(aten.native_batch_norm_backward.default, aten.convolution_backward.default),
-    *(aten.empty_like.default, aten.bernoulli_.float),
+    *(aten.empty_like.default, aten.bernoulli_.float, *_POINTWISE),
 }
 
 #: forward operator -> the same, in place
@@ -105,17 +111,38 @@ DIRECT: dict[Any, Any] = {
 }
 
 
-def fuse(sweeps: Sweeps, kernels: Kernels) -> None:
-    """Rewrite both graphs in place; the package's operations run on ``kernels``."""
+def fuse(sweeps: Sweeps, kernels: Kernels, inputs: Sequence[Any] | None = None, repeat: bool = False) -> None:
+    """Rewrite both graphs in place; the package's operations run on ``kernels``.
+
+    Args:
+        inputs: fake values of x and the leaves; without them nothing is done about memory.
+        repeat: make values again, products too, rather than keep them.
+    """
     fold_ones(sweeps)
     if sweeps.backward is not None:
         recompute(sweeps)
         rematerialise(sweeps.backward.graph)
+        if inputs is not None:
+            economise(sweeps, inputs, repeat)
     for module in (sweeps.forward, sweeps.backward):
         if module is not None:
             overwrite(module.graph)
             bind_directly(module.graph, kernels)
             module.recompile()
+
+
+def economise(sweeps: Sweeps, inputs: Sequence[Any], repeat: bool) -> None:
+    """Lower the peak of memory: by order and stand-ins alone, by a few cheap calls made twice, and with
+    ``repeat`` by products made twice."""
+    try:
+        program = memory.Program(sweeps, inputs)
+    except memory.Unknown:
+        return  # an operator without fake values: the plan is right as it is
+    schedule.stand_in(program, overwrites, free=repeat)
+    schedule.schedule(program, overwrites)
+    remat.rematerialise(program, overwrites, repeat)
+    schedule.schedule(program, overwrites)
+    program.split()
 
 
 def fold_ones(sweeps: Sweeps) -> None:

@@ -1,0 +1,271 @@
+"""Values that wait long for their next use are dropped, and made again before it.
+
+A greedy search on the simulated memory: at the peak, the waiting value that costs least to make again for
+the bytes it frees is dropped, as long as the pressure falls and the budget lasts. What it is made of is
+what is alive at its next use; else that is made again as well, from kept values, in the end from x and the
+weights. So a deep critic falls into segments by itself. Draws of random numbers are never repeated.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from ..ops.registry import KERNELS
+from .memory import Program, Timeline, facts, pressure
+from .schedule import LEAST, Overwrites
+from .writer import args_of
+
+#: shares of a plan's own cost that may be spent on making values again
+FREE, ASKED = 0.02, 0.25
+#: steps of the search, and candidates tried in each
+STEPS, TRIED = 400, 6
+
+_OWN = {kernel.call for kernel in KERNELS.values()}
+
+
+def rematerialise(program: Program, overwrites: Overwrites, products: bool) -> None:
+    """Drop and repeat, within :data:`ASKED` of the program's cost; without ``products`` within :data:`FREE`,
+    and only calls that do little more than move bytes."""
+    limit = (ASKED if products else FREE) * sum(facts(node).cost for node in program.graph.nodes)
+    timeline = Timeline(program, overwrites)
+    scale = float(max(timeline.peak, 1))
+    best = pressure(timeline.load, scale)
+    refused: set[Any] = set()
+    for _ in range(STEPS):
+        every: list[Drop | Split] = [*_candidates(timeline, products), *_splits(timeline)]
+        found = [c for c in every if c.key not in refused and c.cost <= limit]
+        found.sort(key=lambda c: c.cost / c.gain)
+        for candidate in found[:TRIED]:
+            undo = candidate.apply(program)
+            tried = Timeline(program, overwrites)
+            value = pressure(tried.load, scale)
+            if value < best * (1 - LEAST):
+                limit -= candidate.cost - _remove_dead(program)
+                timeline = Timeline(program, overwrites)
+                best, refused = pressure(timeline.load, scale), set()
+                break
+            undo()
+            refused.add(candidate.key)
+        else:
+            return
+
+
+def _remove_dead(program: Program) -> float:
+    """Erase pure calls that nobody reads; what they cost."""
+    saved = 0.0
+    for node in reversed(list(program.graph.nodes)):
+        if not node.users and node is not program.middle and repeatable(node):
+            saved += facts(node).cost
+            program.graph.erase_node(node)
+    return saved
+
+
+@dataclass
+class Drop:
+    """Make ``values`` again, by copies of ``chain`` before ``before``, for ``users``.
+
+    Attributes:
+        gain: bytes freed at the peak.
+        key: what the candidate is about, across steps.
+    """
+
+    values: list[fx.Node]
+    chain: list[fx.Node]
+    before: fx.Node
+    users: list[fx.Node]
+    cost: float
+    gain: int
+    key: Any
+
+    def apply(self, program: Program) -> Any:
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.chain:
+            with program.graph.inserting_before(self.before):
+                copies[node] = program.graph.node_copy(node, lambda n: copies.get(n, n))
+        kept = [(user, user.args, user.kwargs) for user in self.users]
+        for user in self.users:
+            for value in self.values:
+                user.replace_input_with(value, copies[value])
+
+        def undo() -> None:
+            for user, args, kwargs in kept:
+                user.args, user.kwargs = args, kwargs
+            for node in reversed(self.chain):
+                program.graph.erase_node(copies[node])
+
+        return undo
+
+
+@dataclass
+class Split:
+    """Make the curvature of an activation early, ``f''*g*t``, so that g and t need not wait for c.
+
+    ``f'*c + f''*g*t`` of sweep 4 becomes a call before ``before``, and a call and a sum in its place.
+    """
+
+    node: fx.Node
+    before: fx.Node
+    cost: float
+    gain: int
+    key: Any
+
+    def apply(self, program: Program) -> Any:
+        node, own = self.node, facts(self.node)
+        target: Any = node.target
+        args = args_of(node)
+        c, g, t, *tail = args
+        with program.graph.inserting_before(self.before):
+            bent = program.graph.call_function(target, (None, g, t, *tail))
+        with program.graph.inserting_before(node):
+            turned = program.graph.call_function(KERNELS["bias_act_grad"].call, (c, *tail))
+        node.target, node.args = torch.add, (turned, bent)
+        bent.meta["facts"] = turned.meta["facts"] = own
+
+        def undo() -> None:
+            node.target, node.args = target, args
+            program.graph.erase_node(bent)
+            program.graph.erase_node(turned)
+
+        return undo
+
+
+def _splits(timeline: Timeline) -> list[Split]:
+    top, found = int(timeline.load.argmax()), []
+    for node in timeline.nodes[top + 1 :]:
+        if node.target is not KERNELS["bias_act_adjoint"].call or args_of(node)[0] is None:
+            continue
+        value = facts(node).value
+        g, t, *rest = (a for a in args_of(node)[1:] if isinstance(a, fx.Node))
+        uses = [timeline.place[user] for source in (g, t) for user in source.users]
+        last = max([*(u for u in uses if u <= top), *(timeline.place[n] for n in (g, t, *rest))])
+        if last >= top or value.dtype not in (torch.float32, torch.float64):
+            continue
+        freed = {b for v in (g, t) for b in timeline.held[v] if timeline.dies[b] == timeline.place[node]}
+        gain = int(sum(timeline.size[b] for b in freed)) - value.numel() * value.element_size()
+        if gain > 0:
+            cost = facts(node).cost * 1.2
+            found.append(Split(node, timeline.nodes[last + 1], cost, gain, ("split", node.name)))
+    return found
+
+
+def _candidates(timeline: Timeline, products: bool) -> list[Drop]:
+    top = int(timeline.load.argmax())
+    least = timeline.peak / 512
+    busy = set(timeline.held[timeline.nodes[top]])
+    for source in timeline.nodes[top].all_input_nodes:
+        busy |= set(timeline.held[source])
+    holders: dict[int, list[fx.Node]] = {}
+    for node in timeline.nodes[: top + 1]:
+        for block in timeline.held[node]:
+            holders.setdefault(block, []).append(node)
+    found = []
+    for block in timeline.alive(top):
+        if timeline.size[block] < least:
+            break
+        if block in busy or timeline.dies[block] == top:
+            continue
+        drop = _Recipe(timeline, top, block, holders[block], products).drop()
+        if drop is not None:
+            found.append(drop)
+    return found
+
+
+class _Recipe:
+    """How to make again what is kept in one block of memory, if that is possible."""
+
+    def __init__(
+        self, timeline: Timeline, top: int, block: int, holders: list[fx.Node], products: bool
+    ) -> None:
+        self.timeline, self.top, self.block, self.products = timeline, top, block, products
+        self.holders = holders
+        self.place = timeline.place
+        self.chain: list[fx.Node] = []
+        self.longer: set[int] = set()  # blocks that live longer for it
+
+    def drop(self) -> Drop | None:
+        place, top = self.place, self.top
+        values = [v for v in self.holders if any(place[user] > top for user in v.users)]
+        users = sorted({u for v in values for u in v.users if place[u] > top}, key=place.__getitem__)
+        if not users or users[-1].op == "output" or any(isinstance(facts(v).value, tuple) for v in values):
+            return None
+        self.at = place[users[0]]
+        if not all(self._make(value) for value in values):
+            return None
+        size = self.timeline.size
+        gain = int(size[self.block]) - sum(int(size[b]) for b in self.longer if not self._alive(b, top))
+        if gain <= 0:
+            return None
+        cost = sum(facts(node).cost for node in self.chain)
+        return Drop(values, self.chain, users[0], users, cost, gain, (values[0].name, users[0].name))
+
+    def _alive(self, block: int, place: int) -> bool:
+        return bool(self.timeline.born[block] <= place <= self.timeline.dies[block])
+
+    def _make(self, value: fx.Node) -> bool:
+        """Add what makes ``value`` again to the chain."""
+        if value in self.chain:
+            return True
+        if not repeatable(value) or any(_draws(user) for user in value.users):
+            return False
+        if not self.products and facts(value).multiplies:
+            return False
+        size = self._bytes(value)
+        for source in value.all_input_nodes:
+            if source in self.chain or self._at_hand(source):
+                continue
+            if self._bytes(source) * 8 <= size and self._keep(source):
+                continue
+            if not self._make(source) and not self._keep(source):
+                return False
+        self.chain.append(value)
+        return True
+
+    def _bytes(self, value: fx.Node) -> int:
+        return sum(int(self.timeline.size[b]) for b in self.timeline.held[value])
+
+    def _at_hand(self, source: fx.Node) -> bool:
+        """Whether ``source`` can be read at the place of the copy without living longer."""
+        own = facts(source).value
+        if isinstance(own, tuple):
+            return False
+        blocks = self.timeline.held[source]
+        return not self._overwritten(source) and all(
+            b != self.block and (not self.timeline.size[b] or self._alive(b, self.at)) for b in blocks
+        )
+
+    def _overwritten(self, source: fx.Node) -> bool:
+        first, written = self.place[source], self.timeline.written
+        return any(
+            first < place <= self.at for b in self.timeline.held[source] for place in written.get(b, ())
+        )
+
+    def _keep(self, source: fx.Node) -> bool:
+        """Let ``source`` live until the copy."""
+        blocks = self.timeline.held[source]
+        if isinstance(facts(source).value, tuple) or self.block in blocks or self._overwritten(source):
+            return False
+        self.longer |= set(blocks)
+        return True
+
+
+def repeatable(node: fx.Node) -> bool:
+    """Whether ``node`` may run twice, or not at all: no draw, no write, no code that cannot be judged."""
+    if node.op == "call_method":
+        return not str(node.target).endswith("_")
+    if node.op != "call_function" or _draws(node):
+        return False
+    target: Any = node.target
+    module = getattr(target, "__module__", None) or ""
+    plain = isinstance(target, torch._ops.OpOverload) or target in _OWN or target is operator.getitem
+    return plain or not module.startswith("wgangp_fast")
+
+
+def _draws(node: fx.Node) -> bool:
+    target: Any = node.target
+    schema, tags = getattr(target, "_schema", None), getattr(target, "tags", ())
+    return bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags
