@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any, NamedTuple
 
@@ -142,6 +143,11 @@ def _apart(critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: 
     return CriticLossOutput(scores + lambda_gp * penalty, wasserstein, penalty.detach(), norms)
 
 
+_OPTIONS = tuple(
+    n for n in inspect.signature(critic_loss).parameters if n not in ("critic", "real", "fake", "lambda_gp")
+)
+
+
 class CriticLoss(nn.Module):
     """:func:`critic_loss` as a module around its critic: what DistributedDataParallel and fully_shard wrap.
 
@@ -158,6 +164,9 @@ class CriticLoss(nn.Module):
 
     def __init__(self, critic: nn.Module, lambda_gp: float = 10.0, **options: Any) -> None:
         super().__init__()
+        unknown = set(options) - set(_OPTIONS)
+        if unknown:
+            raise TypeError(f"unknown option {', '.join(sorted(unknown))}; known: {', '.join(_OPTIONS)}")
         self.critic, self.lambda_gp, self.options = critic, lambda_gp, options
 
     def forward(self, real: Tensor, fake: Tensor, **options: Any) -> CriticLossOutput:

@@ -179,7 +179,8 @@ def check_independent(mirrors: Mirrors, whole: Tensor, leaves: tuple[Any, ...]) 
     leaves = tuple(leaf.detach() if isinstance(leaf, Tensor) else leaf for leaf in leaves)
     one, three = mirrors.one, next(iter(mirrors.origin)).graph
     n = whole.shape[0] // 3
-    whole = torch.randn_like(whole)
+    own = torch.Generator(whole.device).manual_seed(0)  # the caller's streams stay where they are
+    whole = torch.randn(whole.shape, dtype=whole.dtype, device=whole.device, generator=own)
     _, *inputs = one.find_nodes(op="placeholder")
     mine = [_first_third(mirrors, node, leaf) for node, leaf in zip(inputs, leaves)]
     discrete: dict[tuple[fx.Node, int | None], Tensor] = {}

@@ -292,7 +292,34 @@ def normalise(graph: fx.Graph) -> None:
             _sum_of_product(graph, node, aten.bmm.default)
         elif node.target is aten.addmv.default:
             _sum_of_product(graph, node, aten.mv.default)
+    for node in list(graph.nodes):
+        if node.op == "call_function" and "_norm" in str(node.target) and args_of(node):
+            _uniform_norm(graph, node)
     sweep(graph)
+
+
+def _uniform_norm(graph: fx.Graph, node: fx.Node) -> None:
+    """A norm of half-precision values with float32 weights (autocast on a CPU): the norm in float32, as the
+    library computes it inside, between two casts. Derivatives of the mixed form would be of either dtype."""
+    h, val = args_of(node)[0], value_of(node)
+    weights = [a for a in args_of(node)[1:] if isinstance(a, fx.Node) and is_float(value_of(a))]
+    wide = {value_of(w).dtype for w in weights}
+    if not isinstance(val, tuple) or len(wide) != 1 or wide == {value_of(h).dtype}:
+        return
+    (dtype,) = wide
+    with graph.inserting_before(node):
+        cast = graph.call_function(aten._to_copy.default, (h,), {"dtype": dtype})
+    cast.meta = {**h.meta, "val": value_of(h).to(dtype)}
+    node.args = (cast, *node.args[1:])
+    node.meta["val"] = tuple(v.to(dtype) for v in val)
+    for member in [user for user in node.users if args_of(user)[1] == 0]:
+        narrow = member.meta
+        member.meta = {**narrow, "val": value_of(node)[0]}
+        with graph.inserting_after(member):
+            back = graph.call_function(aten._to_copy.default, (member,), {"dtype": narrow["val"].dtype})
+        back.meta = narrow
+        for user in [user for user in member.users if user is not back]:
+            user.replace_input_with(member, back)
 
 
 def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
