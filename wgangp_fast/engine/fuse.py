@@ -103,6 +103,9 @@ DIRECT: dict[Any, Any] = {
     aten.transpose.int: torch.transpose,
     aten.cat.default: torch.cat,
     aten.copy_.default: _store,
+    # a product chosen by us may lay its result out as the critic's own would not
+    aten.view.default: torch.reshape,
+    aten._unsafe_view.default: torch.reshape,
     aten.empty_like.default: torch.empty_like,
     aten.bernoulli_.float: torch.Tensor.bernoulli_,
     aten.div.Scalar: torch.div,
