@@ -14,6 +14,7 @@ from ..execution import DEFAULT, Execution
 from ..ops.registry import Kernels
 from .capture import Binding, Captured
 from .derive import derive
+from .executor import executable
 from .fuse import fuse
 from .joint import derive_joint
 from .lower import lower
@@ -67,7 +68,7 @@ class Plan:
         wanted: which leaves get a gradient.
         score_cut: in a joint plan, ``(dim, start, length)`` of the scores of real and fake.
         kernels: the implementations of the package's own operations that it runs on.
-        how: how it is run.
+        how: how it is run; ``executor`` reports by what.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
     """
 
@@ -81,7 +82,8 @@ class Plan:
         joint: bool = False,
     ) -> None:
         self.kernels, self.how = kernels, how
-        self.mlp: Mlp | None = None if wants_x or joint else recognise(captured.critic, kernels)
+        sweeping = wants_x or joint or how.executor != "eager"
+        self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
@@ -90,15 +92,18 @@ class Plan:
         lowered = lower(captured.critic, kernels)
         if joint:
             mirrors = Mirrors(lower(captured.joined, kernels), lowered)
-            self.score_cut = mirrors.cut(result_of(mirrors.one), None, REST)
+            self.score_cut: Any = mirrors.cut(result_of(mirrors.one), None, REST)
             self.sweeps: Sweeps = derive_joint(mirrors, wants_x, self.wanted)
         else:
             self.sweeps = derive(lowered, wants_x, self.wanted)
         inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
         fuse(self.sweeps, kernels, inputs, how.recompute)
-        self._forward = compiled(self.sweeps.forward)
-        self._backward = (
-            compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None
+        self._forward, self._backward, self.executor = executable(
+            how.executor,
+            self.sweeps,
+            kernels,
+            compiled(self.sweeps.forward),
+            compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None,
         )
         kinds = self.sweeps.saved_is_tensor
         self._all_tensors = all(kinds)
