@@ -52,9 +52,13 @@ class Explanation:
     Attributes:
         rows: one a node.
         path: ``"engine"``, or ``"stock"`` with the ``reason``.
+        subject: what is explained: ``"penalty"`` or ``"critic loss"``.
+        apart: for a critic loss: why real, fake and the penalty points run in passes of their own; empty if
+            one pass serves all. The rest then describes the penalty.
         launches: calls that compute something, ``(forward, backward)``: what a GPU is asked to run.
         forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
-            4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least.
+            4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least. Of a critic
+            loss: 10 and 12, where stock code spends 12 at least.
         products: calls of a matrix product or convolution in the plan, by sweep pair.
         saved_bytes: of the tensors kept between forward and backward.
         code: ``(sweeps 1 and 2, sweeps 3 and 4)`` as Python.
@@ -62,6 +66,8 @@ class Explanation:
 
     path: str
     reason: str = ""
+    subject: str = "penalty"
+    apart: str = ""
     rows: tuple[Row, ...] = ()
     forward_units: float = 0.0
     products: tuple[int, int] = (0, 0)
@@ -84,8 +90,11 @@ class Explanation:
         flops, moved = sum(row.flops for row in self.rows), sum(row.bytes for row in self.rows)
         lines.append("-" * len(head))
         lines.append(f"{'one forward pass':<65}{flops / 1e6:>10.2f}{moved / 1024:>10.1f}")
+        if self.apart:
+            lines.append(f"real and fake are scored in passes of their own: {self.apart}")
+        what = "penalty" if self.apart else self.subject
         lines.append(
-            f"the penalty and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} "
+            f"the {what} and its gradient: {self.forward_units:.2f} forward-units in {sum(self.products)} "
             f"products ({self.products[0]} in sweeps 1 and 2, {self.products[1]} in sweeps 3 and 4) and "
             f"{sum(self.launches)} launches; "
             f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
@@ -97,14 +106,19 @@ class Explanation:
 
 @compile_boundary
 def explain(
-    critic: Callable[[Tensor], Any], x: Tensor, *, output: Callable[[Any], Tensor] | None = None
+    critic: Callable[[Tensor], Any],
+    x: Tensor,
+    *,
+    output: Callable[[Any], Tensor] | None = None,
+    loss: bool = False,
 ) -> Explanation:
-    """Capture ``critic`` at ``x`` and show what its gradient penalty runs.
+    """Capture ``critic`` at ``x`` and show what its gradient penalty runs, or its whole loss.
 
     Args:
         critic: any callable, as in :func:`wgangp_fast.gradient_penalty`.
         x: ``[N, ...]``, floating point; only shape, dtype, layout and device matter.
         output: picks the score out of what the critic returns.
+        loss: explain :func:`wgangp_fast.critic_loss`, not the penalty alone.
 
     Example:
         >>> import torch, wgangp_fast
@@ -113,19 +127,28 @@ def explain(
         4.0
     """
     checks.samples("x", x)
-    from .engine import capture, plan
+    from .engine import capture, joint, plan
     from .engine.sweeps import DeriveError
 
+    subject, apart = "critic loss" if loss else "penalty", ""
+    bare, points = wrappers.unwrap(critic), x.detach().requires_grad_()
     try:
         with torch.enable_grad():
-            binding = capture.bind(wrappers.unwrap(critic), output, x.detach().requires_grad_())
+            if loss:
+                whole = torch.cat([x.detach()] * 3).requires_grad_()
+                bound = joint.bind(bare, output, points, whole)
+                if isinstance(bound, capture.Binding):
+                    found = plan.plan_of(bound, wants_x=False, joint=True)
+                    return _explain(found, whole, bound.leaves, subject, apart)
+                apart = bound
+            binding = capture.bind(bare, output, points)
             found = plan.plan_of(binding, wants_x=False)
     except (capture.CaptureError, DeriveError) as error:
-        return Explanation("stock", str(error))
-    return _explain(found, x, binding.leaves)
+        return Explanation("stock", str(error), subject, apart)
+    return _explain(found, x, binding.leaves, subject, apart)
 
 
-def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
+def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart: str) -> Explanation:
     from torch.utils.flop_counter import FlopCounterMode
 
     sweeps = found.sweeps
@@ -137,11 +160,13 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
     total = first.get_total_flops()
     if sweeps.backward is not None:
         with torch.no_grad(), FlopCounterMode(display=False) as second:
-            found.backward(torch.ones_like(gradient), saved, numbers)
+            found.backward(_seed(found, gradient), saved, numbers)
         total += second.get_total_flops()
     flops = sum(row.flops for row in rows)
     return Explanation(
         "engine",
+        subject=subject,
+        apart=apart,
         rows=rows,
         forward_units=round(total / flops, 4) if flops else 0.0,
         products=(count_products(sweeps.forward), count_products(sweeps.backward)),
@@ -153,6 +178,14 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...]) -> Explanation:
         code=(sweeps.forward.code, sweeps.backward.code if sweeps.backward is not None else ""),
         generic=tuple(row for row in rows if row.rule == "Generic"),
     )
+
+
+def _seed(plan: Any, result: Any) -> Any:
+    """Something to begin sweeps 3 and 4 with, of the right shapes."""
+    if isinstance(result, Tensor):
+        return torch.ones_like(result)
+    gradient, score = result
+    return torch.ones_like(gradient), plan.cotangent(score.shape, score.dtype, score.device)
 
 
 def _copy(leaf: Any) -> Any:
@@ -170,7 +203,9 @@ def count_products(module: torch.fx.GraphModule | None) -> int:
 
 #: launches of the operations that need more than one: partial sums, and what adds them in order
 LAUNCHES = {"interpolate": 1, "norm_penalty": 2}
-VIEWS = ("getitem", "t", "transpose", "permute", "empty_like", "detach", "chunk", "unbind")
+VIEWS = (
+    *("getitem", "narrow", "reshape", "t", "transpose", "permute", "empty_like", "detach", "chunk", "unbind"),
+)
 
 
 def count_launches(module: torch.fx.GraphModule | None) -> int:
@@ -250,6 +285,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--shape", required=True, help="of the input, for example 16,3,64,64")
     parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
+    parser.add_argument("--loss", action="store_true", help="the whole critic loss, not the penalty alone")
     arguments = parser.parse_args(argv)
     module, _, name = arguments.critic.partition(":")
     try:
@@ -264,7 +300,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, KeyError, ImportError, AttributeError) as error:
         print(f"wgangp-fast explain: {error}", file=sys.stderr)
         return 2
-    explanation = explain(critic, torch.randn(shape))
+    explanation = explain(critic, torch.randn(shape), loss=arguments.loss)
     print(explanation)
     if arguments.code:
         print("\n".join(explanation.code))
