@@ -62,7 +62,7 @@ class Recorder(TorchDispatchMode):
 
 
 class EmulatedCapture:
-    """Stands in for ``wgangp_fast.graphs.Capture``."""
+    """Stands in for ``wgangp_fast.cudagraph.Capture``."""
 
     device_type = "cpu"
     active = 0
@@ -77,7 +77,7 @@ class EmulatedCapture:
     def aside(self, run: Callable[[], Any]) -> Any:
         return run()
 
-    def record(self, run: Callable[[], Any]) -> Any:
+    def record(self, run: Callable[[], Any], pool: Any = None) -> Any:
         self.recorder = Recorder()
         random = torch.get_rng_state()
         EmulatedCapture.active += 1
@@ -88,6 +88,9 @@ class EmulatedCapture:
             EmulatedCapture.active -= 1
             self.recorder.restore()
             torch.set_rng_state(random)
+
+    def pool(self) -> None:
+        return None
 
     def replay(self) -> None:
         assert self.recorder is not None

@@ -13,13 +13,13 @@ from graph_settings import BATCH, OPTIMIZERS, adam_step, mlp, ready
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast import BackendError, GraphedCriticStep, GraphError, checks, graphs
+from wgangp_fast import BackendError, GraphedCriticStep, GraphError, checks, cudagraph
 from wgangp_fast import make_graphed_step as graphed
 
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "Capture", EmulatedCapture)
+    monkeypatch.setattr(cudagraph, "Capture", EmulatedCapture)
     monkeypatch.setattr(checks, "capturing", capturing)
 
 

@@ -12,13 +12,13 @@ from graph_settings import BATCH, CALLS, CRITICS, OPTIMIZERS, mlp, ready
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast import CriticLoss, GraphedCriticStep, GraphError, checks, graphs
+from wgangp_fast import CriticLoss, GraphedCriticStep, GraphError, checks, cudagraph
 from wgangp_fast import make_graphed_step as graphed
 
 
 @pytest.fixture(autouse=True)
 def _emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "Capture", EmulatedCapture)
+    monkeypatch.setattr(cudagraph, "Capture", EmulatedCapture)
     monkeypatch.setattr(checks, "capturing", capturing)
 
 

@@ -20,7 +20,7 @@ PACKAGE = ROOT / "wgangp_fast"
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
     ("native",),
-    ("backend", "checks", "execution", "frozen", "reference", "wrappers"),
+    ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
     ("rules",),

@@ -13,7 +13,7 @@ from graph_emulation import EmulatedCapture, capturing
 from torch import Tensor
 from train_settings import CPU, assert_same, small
 
-from wgangp_fast import checks, data, graphs
+from wgangp_fast import checks, cudagraph, data
 from wgangp_fast.data import UserError
 from wgangp_fast.data.toy import Modes
 from wgangp_fast.train import Config, losses, metrics
@@ -195,7 +195,7 @@ def test_graphs_change_no_number(monkeypatch: pytest.MonkeyPatch, loss: str, pen
         eager.iterate()
     middle = eager.state_dict()
     middle = {**middle, "sums": {name: value.clone() for name, value in middle["sums"].items()}}
-    monkeypatch.setattr(graphs, "Capture", EmulatedCapture)
+    monkeypatch.setattr(cudagraph, "Capture", EmulatedCapture)
     monkeypatch.setattr(checks, "capturing", capturing)
     assert not trainer_of(dataclasses.replace(config, graphs=False)).graphs
     replayed, resumed = trainer_of(config), trainer_of(config)

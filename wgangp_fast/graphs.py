@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from . import checks, wrappers
+from . import checks, cudagraph, wrappers
 from .backend import BackendError, compile_boundary
 from .frozen import Frozen, Gradient, GraphError, parameters, reachable, refuse
 from .loss import CriticLoss, CriticLossOutput
@@ -32,53 +32,6 @@ HINT = (
     "a captured step must not read a number from the GPU (.item(), print, `if loss > x`), use tensors on the "
     "CPU, or do its first-time work (compilation, optimiser state) inside the capture"
 )
-
-
-class Capture:
-    """The machine under a graphed step: a side stream and a CUDA graph on it.
-
-    Args:
-        device: where the step runs; None: torch's current one.
-        generators: CUDA generators that the step's own operators draw from, besides torch's default.
-    """
-
-    device_type = "cuda"
-
-    def __init__(self, device: torch.device | None, generators: Sequence[torch.Generator] = ()) -> None:
-        self.device, self.generators = device, generators
-        self.stream = torch.cuda.Stream(device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-
-    @staticmethod
-    def missing() -> str | None:
-        """Why there can be no graph here; None if there can."""
-        return None if torch.cuda.is_available() else "torch sees no CUDA device"
-
-    def aside(self, run: Callable[[], Any]) -> Any:
-        """``run()`` on the side stream, in order with the caller's."""
-        caller = torch.cuda.current_stream(self.device)
-        self.stream.wait_stream(caller)
-        with torch.cuda.stream(self.stream):
-            result = run()
-        caller.wait_stream(self.stream)
-        return result
-
-    def record(self, run: Callable[[], Any]) -> Any:
-        """Capture ``run()``, which computes nothing yet; its result is where the replays will write."""
-        self.graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            self.graph.register_generator_state(generator)
-        # The warm-up's stream, which autograd remembers; other threads (a loader's) may go on allocating.
-        with (
-            torch.cuda.device(self.device),
-            torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"),
-        ):
-            return run()
-
-    def replay(self) -> None:
-        assert self.graph is not None
-        with torch.cuda.device(self.device):
-            self.graph.replay()
 
 
 class GraphedStep:
@@ -107,12 +60,12 @@ class GraphedStep:
         self.generators = list(generators)
         self.watched = list(reachable(step) if watch is None else watch)
         if enabled:
-            reason = Capture.missing()
+            reason = cudagraph.Capture.missing()
             if reason is not None:
                 raise BackendError(
                     f"a CUDA graph was asked for, but {reason}: enabled=False runs the same step eagerly"
                 )
-            refuse(self.watched, Capture.device_type)
+            refuse(self.watched, cudagraph.Capture.device_type)
         self.reset()
 
     def reset(self) -> None:
@@ -120,7 +73,7 @@ class GraphedStep:
 
         For what a replay refuses: loaded state, moved parameters, another learning rate or batch size.
         """
-        self._capture: Capture | None = None
+        self._capture: cudagraph.Capture | None = None
         self._calls = 0
         self._shape: tuple[Any, list[Any]] | None = None
         self._static: list[Any] = []
@@ -139,7 +92,7 @@ class GraphedStep:
         self._check(flat, spec)
         if self._capture is None:
             device = next((v.device for v in flat if isinstance(v, Tensor)), None)
-            self._capture = Capture(device, self.generators)
+            self._capture = cudagraph.Capture(device, self.generators)
         if self._calls < self.warmup:
             self._calls += 1
             with _no_autocast_cache():
@@ -167,7 +120,7 @@ class GraphedStep:
             for i, value in enumerate(flat):
                 if not isinstance(value, Tensor):
                     continue
-                if value.device.type != Capture.device_type:
+                if value.device.type != cudagraph.Capture.device_type:
                     raise GraphError(
                         f"input {i} is on {value.device}: a CUDA graph reads GPU memory; move it there, or "
                         f"leave the step eager (enabled=False)"
@@ -191,7 +144,7 @@ class GraphedStep:
                 )
 
     def _record(self, flat: list[Any], spec: Any) -> None:
-        refuse(self.watched, Capture.device_type)
+        refuse(self.watched, cudagraph.Capture.device_type)
         assert self._capture is not None
         static = [v.detach().clone() if isinstance(v, Tensor) else v for v in flat]
         gradients = [Gradient(parameter) for parameter in parameters(self.watched)]
@@ -301,7 +254,7 @@ class GraphedCriticStep:
         **options: Any,
     ) -> None:
         if isinstance(optimizer, torch.amp.GradScaler):
-            refuse([optimizer], Capture.device_type)
+            refuse([optimizer], cudagraph.Capture.device_type)
         if not isinstance(optimizer, Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         if not isinstance(n_critic, int) or n_critic < 1:

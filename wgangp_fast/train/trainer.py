@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import graphs, models
+from wgangp_fast import cudagraph, graphs, models
 from wgangp_fast.data import Dataset, UserError
 from wgangp_fast.loss import critic_loss
 
@@ -76,7 +76,7 @@ class Trainer:
         critic, generator = build_networks(config, data.shape)
         self.critic, self.generator = critic.to(device), generator.to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.graphs = config.graphs and device.type == graphs.Capture.device_type
+        self.graphs = config.graphs and device.type == cudagraph.Capture.device_type
         self.critic_optimizer = build_optimizer(config, self.critic.parameters(), self.graphs)
         self.generator_optimizer = build_optimizer(config, self.generator.parameters())
         self.random = torch.Generator().manual_seed(config.seed + 1)  # latents and interpolation
