@@ -187,7 +187,8 @@ class Derivation:
         return not self._has(with_adjoint, node) or self._apart(node)
 
     def _take_seeds(self) -> None:
-        self.tangent[self.x] = self.backward.placeholder("seed")
+        seed = self.tangent[self.x] = self.backward.placeholder("seed")
+        seed.node.meta["val"] = value_of(self.x)
 
     def _results(self) -> tuple[Any, Any]:
         """What the forward and the backward graph return before saved values and gradients of leaves."""

@@ -59,6 +59,7 @@ class JointDerivation(Derivation):
 
     def _take_seeds(self) -> None:
         seeds: Any = self.backward.placeholder("seed")
+        seeds.node.meta["val"] = value_of(self.x), value_of(self._shown(self.score, REST))
         self.tangent[self.x], self.rest[self.score] = seeds[0], seeds[1]
 
     def _results(self) -> tuple[Any, Any]:
