@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import ops_suite, report, suite
+from . import compare, document, growth, ops_suite, report, suite
 from .contestants import RIVALS
 from .environment import environment
 from .measures import Settings
@@ -21,6 +21,7 @@ from .workloads import select
 
 # Rounds, and seconds that the rounds of one workload may take. On 2 cores, for penalty and critic_step:
 # "quick" stays below two minutes, "full" with every rival below twelve.
+WITH_RESULTS = {"compare": compare.main, "report": document.main}
 PRESETS = {"quick": (15, 6.0), "full": (31, 10.0)}
 
 
@@ -30,9 +31,12 @@ def parser() -> argparse.ArgumentParser:
         prog="wgangp-fast bench",
         description="Time the gradient penalty against stock code and its rivals, interleaved. Answers are "
         "checked against float64 first; no time is printed for a wrong one. The exit code is 1 if the "
-        "package's own, or stock code, was wrong or failed.",
+        "package's own, or stock code, was wrong or failed. With results: `wgangp-fast bench compare "
+        "OLD.json NEW.json` finds what got slower, `wgangp-fast bench report FILE.json ... --out DIR` writes "
+        "a report with pictures.",
     )
-    suites = {"ops": "single operations"} | {name: row.about for name, row in suite.SUITES.items()}
+    suites = {name: row.about for name, row in suite.SUITES.items()}
+    suites |= {"growth": "the penalty against batch, width and depth", "ops": "single operations"}
     p.add_argument(
         "--suite",
         choices=list(suites),
@@ -81,9 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--environment", action="store_true", help="print what a result would say of this machine"
     )
     other.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a result")
-    other.add_argument(
-        "--plot", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw a result's speed-ups"
-    )
+    other.add_argument("--plot", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw a result")
     return p
 
 
@@ -100,6 +102,8 @@ def main(argv: list[str]) -> int:
     Raises:
         SystemExit: 2 for arguments that cannot be met, 0 for ``--help``.
     """
+    if argv[:1] in ([name] for name in WITH_RESULTS):
+        return WITH_RESULTS[argv[0]](argv[1:])
     p = parser()
     args = p.parse_args(argv)
     try:
@@ -109,7 +113,7 @@ def main(argv: list[str]) -> int:
         if args.plot:
             report.plot(suite.load(args.plot[0]), args.plot[1])
             return 0
-        choose = ops_suite.select if args.suite == "ops" else select
+        choose = {"ops": ops_suite.select, "growth": growth.select}.get(args.suite, select)
         workloads: dict[str, Any] = dict(choose(args.workload, args.preset))
     except (ValueError, FileNotFoundError, ImportError) as error:
         p.error(str(error))
@@ -139,12 +143,13 @@ def main(argv: list[str]) -> int:
     )
     try:
         if args.suite != "ops":
-            suite.chosen(args.suite, settings)
+            suite.chosen("penalty" if args.suite == "growth" else args.suite, settings)
         elif args.contestant or args.dtype != "float32":
             p.error("--suite ops knows neither --contestant nor --dtype")
     except ValueError as error:
         p.error(str(error))
-    measure = ops_suite.run if args.suite == "ops" else functools.partial(suite.run, which=args.suite)
+    measure: Any = {"ops": ops_suite.run, "growth": growth.run}.get(args.suite)
+    measure = measure or functools.partial(suite.run, which=args.suite)
     result = measure(
         workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
     )

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from .. import wrappers
 from . import library
-from .counting import Count, Product, Unit, count
+from .counting import LOSSES, Count, Product, Unit, count
 from .timing import sample
 
 RULE = (
@@ -70,7 +70,7 @@ class Floor:
     Args:
         critic, x: as a contestant gets them; x ``[N, ...]`` is the real batch.
         loss: ``"penalty"`` or ``"critic_step"``.
-        choices: which way won before, by product; shared by the rows of a run of one dtype.
+        choices: which way won before, by product, dtype and device; shared by the rows of a run.
         dtype: of the products; by default x's.
 
     Raises:
@@ -129,8 +129,9 @@ class Floor:
     def _call(self, key: Any, ways: library.Ways) -> Call:
         if key in self.calls:
             return self.calls[key]
-        if self.choices.get(key) in ways:
-            found = Call(self.choices[key], ways[self.choices[key]], self.device)
+        if self.choices.get(self._chosen(key)) in ways:
+            way = self.choices[self._chosen(key)]
+            found = Call(way, ways[way], self.device)
         else:
             racers = [Call(way, run, self.device) for way, run in ways.items()]
             fastest = min(racer.first for racer in racers)
@@ -139,9 +140,12 @@ class Floor:
                 for racer in racers:
                     racer.seconds.append(racer.take())
             found = min(racers, key=Call.median)
-            self.choices[key] = found.way
+            self.choices[self._chosen(key)] = found.way
         self.calls[key] = found
         return found
+
+    def _chosen(self, key: Any) -> Any:
+        return (*key, self.dtype, self.device)
 
     def take(self) -> None:
         """One sample of every call."""
@@ -216,6 +220,25 @@ def count_critic(critic: nn.Module, x: Tensor, loss: str) -> Count:
     trains: set[fx.Node] = {leaf for leaf in captured.leaves() if leaf.meta["trains"]}
     prologue = None if captured.prologue is None else captured.prologue.graph
     return count(captured.critic, prologue, trains, loss)
+
+
+def beside(judge: Any, choices: Choices) -> Floor | str | None:
+    """The floor of what ``judge``'s contestants compute; the reason where there is none to be had.
+
+    Args:
+        judge: a :class:`.correctness.Judge`: workload, batch, task, arithmetic.
+
+    Returns:
+        None for a task that has no floor.
+    """
+    if judge.task.name not in LOSSES:
+        return None
+    critic, real, _ = judge.workload.build(judge.device, torch.float32, judge.seed, judge.batch)
+    dtype = torch.bfloat16 if judge.mode.autocast else torch.float32
+    try:
+        return Floor(critic, real, judge.task.name, choices, dtype)
+    except Exception as error:  # a critic that cannot be captured; the row is timed all the same
+        return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def shares(floor: dict[str, Any], entry: dict[str, Any]) -> dict[str, float]:

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from . import contestants as table
+from . import floor
 from .correctness import Built, Judge, errors
 from .memory import peak_bytes
 from .modes import MODES
@@ -40,6 +41,7 @@ class Settings:
         dtype: the arithmetic, a name in :data:`.modes.MODES`.
         rivals: ``"quick"`` or ``"full"``: which contestants.
         contestants: names of the only contestants, besides the baseline; empty for those of ``rivals``.
+        floor: also measure the floor of each row that has one (:mod:`.floor`).
         first_call_limit: seconds that a contestant may take to trace, compile and run once.
     """
 
@@ -51,6 +53,7 @@ class Settings:
     dtype: str = "float32"
     rivals: str = "quick"
     contestants: tuple[str, ...] = ()
+    floor: bool = True
     first_call_limit: float = 120.0
 
 
@@ -90,6 +93,8 @@ class Entry:
         return once
 
 
+_CHOICES: floor.Choices = {}
+
 Measure = Callable[[Mapping[str, Entry], Judge, str, Settings], dict[str, Any]]
 """``measure(entries by name, judge, the workload's name, settings)``; returns additions to the row."""
 
@@ -104,13 +109,22 @@ def times(entries: Mapping[str, Entry], judge: Judge, name: str, settings: Setti
     sets = cold_sets(sum(t.numel() * t.element_size() for t in some.inputs), device)
     calls = {key: entry.cold(sets) for key, entry in entries.items()}
     prepared = {key: (call, warm_up(call, device)) for key, call in calls.items()}
-    samples = interleave(prepared, device, settings.rounds, settings.budget)
+    below = floor.beside(judge, _CHOICES) if settings.floor else None
+    takes = {"floor": (below.take, 1)} if isinstance(below, floor.Floor) else {}
+    samples = interleave(prepared | takes, device, settings.rounds, settings.budget)
     for key, entry in entries.items():
         entry.result |= {"calls_per_sample": prepared[key][1], "seconds": samples[key]}
         entry.result |= statistics(samples.get(table.BASELINE), samples[key])
     if settings.memory:
         peaks(entries, judge, name, settings)
-    return {"sets": sets}
+    if below is None:
+        return {"sets": sets}
+    if isinstance(below, str):
+        return {"sets": sets, "floor": {"missing": below}}
+    found = below.result()
+    for entry in entries.values():
+        entry.result |= floor.shares(found, entry.result)
+    return {"sets": sets, "floor": found}
 
 
 def statistics(baseline: list[float] | None, seconds: list[float]) -> dict[str, Any]:

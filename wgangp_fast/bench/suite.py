@@ -276,7 +276,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: not a result of this command, or of another format.
     """
     result = json.loads(path.read_text())
-    known = isinstance(result, dict) and result.get("suite") in (*SUITES, "ops")
+    known = isinstance(result, dict) and result.get("suite") in (*SUITES, "ops", "growth")
     if not known or result.get("format") != FORMAT:
         raise ValueError(f"{path} must be a result of `wgangp-fast bench` in format {FORMAT}")
     return result
