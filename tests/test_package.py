@@ -31,6 +31,7 @@ LAYERS = (
     ("graphs",),
     ("models", "data"),
     ("explain",),
+    ("executors",),
     ("bench", "train"),
     ("experiments", "doctor"),
     ("cli",),

@@ -7,6 +7,7 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 """
 
 from .backend import BackendError
+from .executors import ExecutorChoice, choose_executor
 from .explain import Explanation, explain
 from .frozen import GraphError
 from .graphs import GraphedCriticStep, GraphedStep, make_graphed_step
@@ -25,11 +26,13 @@ __all__ = [
     "BatchNormWarning",
     "CriticLoss",
     "CriticLossOutput",
+    "ExecutorChoice",
     "Explanation",
     "GraphError",
     "GraphedCriticStep",
     "GraphedStep",
     "StockPathWarning",
+    "choose_executor",
     "critic_loss",
     "explain",
     "gradient_norm",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import checks, wrappers
 from .backend import compile_boundary
+from .execution import EXECUTORS, execution
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -55,6 +56,7 @@ class Explanation:
         subject: what is explained: ``"penalty"`` or ``"critic loss"``.
         apart: for a critic loss: why real, fake and the penalty points run in passes of their own; empty if
             one pass serves all. The rest then describes the penalty.
+        executor: what runs the plan, and why if it is not what was asked for.
         launches: calls that compute something, ``(forward, backward)``: what a GPU is asked to run.
         forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
             4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least. Of a critic
@@ -68,6 +70,7 @@ class Explanation:
     reason: str = ""
     subject: str = "penalty"
     apart: str = ""
+    executor: str = "eager"
     rows: tuple[Row, ...] = ()
     forward_units: float = 0.0
     products: tuple[int, int] = (0, 0)
@@ -99,6 +102,8 @@ class Explanation:
             f"{sum(self.launches)} launches; "
             f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
         )
+        if self.executor != "eager":
+            lines.append(f"executor: {self.executor}")
         for row in self.generic:
             lines.append(f"generic rule: {row.op.removeprefix('aten.')}: {row.reason}")
         return "\n".join(lines)
@@ -111,6 +116,7 @@ def explain(
     *,
     output: Callable[[Any], Tensor] | None = None,
     loss: bool = False,
+    executor: str = "eager",
 ) -> Explanation:
     """Capture ``critic`` at ``x`` and show what its gradient penalty runs, or its whole loss.
 
@@ -119,6 +125,7 @@ def explain(
         x: ``[N, ...]``, floating point; only shape, dtype, layout and device matter.
         output: picks the score out of what the critic returns.
         loss: explain :func:`wgangp_fast.critic_loss`, not the penalty alone.
+        executor: run it once as asked (``"inductor"`` compiles) and say what ran it, and why if another.
 
     Example:
         >>> import torch, wgangp_fast
@@ -130,6 +137,7 @@ def explain(
     from .engine import capture, joint, plan
     from .engine.sweeps import DeriveError
 
+    how = execution(False, executor)
     subject, apart = "critic loss" if loss else "penalty", ""
     bare, points = wrappers.unwrap(critic), x.detach().requires_grad_()
     try:
@@ -138,11 +146,11 @@ def explain(
                 whole = torch.cat([x.detach()] * 3).requires_grad_()
                 bound = joint.bind(bare, output, points, whole)
                 if isinstance(bound, capture.Binding):
-                    found = plan.plan_of(bound, wants_x=False, joint=True)
+                    found = plan.plan_of(bound, wants_x=False, how=how, joint=True)
                     return _explain(found, whole, bound.leaves, subject, apart)
                 apart = bound
             binding = capture.bind(bare, output, points)
-            found = plan.plan_of(binding, wants_x=False)
+            found = plan.plan_of(binding, wants_x=False, how=how)
     except (capture.CaptureError, DeriveError) as error:
         return Explanation("stock", str(error), subject, apart)
     return _explain(found, x, binding.leaves, subject, apart)
@@ -154,6 +162,12 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
     sweeps = found.sweeps
     rows = tuple(_row(info, found.kernels) for info in sweeps.nodes)
     copies = tuple(_copy(leaf) for leaf in leaves)
+    if found.how.executor != "eager":
+        with torch.no_grad():
+            gradient, saved, numbers = found.forward(x.detach(), copies)
+            if sweeps.backward is not None:
+                found.backward(_seed(found, gradient), saved, numbers)
+    ran = str(found.executor)  # what counts below counts operators, which only Python calls one by one
     with torch.no_grad(), FlopCounterMode(display=False) as first:
         gradient, saved, numbers = found.forward(x.detach(), copies)
         kept = sum(t.numel() * t.element_size() for t in saved if not any(t is leaf for leaf in copies))
@@ -167,6 +181,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
         "engine",
         subject=subject,
         apart=apart,
+        executor=ran,
         rows=rows,
         forward_units=round(total / flops, 4) if flops else 0.0,
         products=(count_products(sweeps.forward), count_products(sweeps.backward)),
@@ -284,6 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         "critic", help="module:callable that returns a critic, or models:NAME of the package's own"
     )
     parser.add_argument("--shape", required=True, help="of the input, for example 16,3,64,64")
+    parser.add_argument("--executor", choices=EXECUTORS, default="eager", help="how the plan is to be run")
     parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
     parser.add_argument("--loss", action="store_true", help="the whole critic loss, not the penalty alone")
     arguments = parser.parse_args(argv)
@@ -300,7 +316,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, KeyError, ImportError, AttributeError) as error:
         print(f"wgangp-fast explain: {error}", file=sys.stderr)
         return 2
-    explanation = explain(critic, torch.randn(shape), loss=arguments.loss)
+    explanation = explain(critic, torch.randn(shape), loss=arguments.loss, executor=arguments.executor)
     print(explanation)
     if arguments.code:
         print("\n".join(explanation.code))
