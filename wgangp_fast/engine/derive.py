@@ -280,8 +280,15 @@ class Derivation:
         slots = self._slot_nodes(node)
         for slot, value in found.items():
             source = slots[slot]
-            if value is not None and source in where:
-                table[source] = plus(table.get(source), value)
+            if value is None or source not in where:
+                continue
+            if table is self.adjoint and source.target is aten._to_copy.default and source not in self.moves:
+                # A cast of a parameter (autocast): its gradients add up in the parameter's own dtype.
+                (source,) = source.all_input_nodes
+                if source not in where:
+                    continue
+                value = value.to(value_of(source).dtype)
+            table[source] = plus(table.get(source), value)
 
     def _structure(self, stock: bool) -> set[fx.Node]:
         """Values that get an adjoint. ``stock``: as if piecewise-linear nodes bent (explicit zeros)."""
