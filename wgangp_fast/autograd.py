@@ -153,9 +153,9 @@ class CriticLossFunction(Function):
             gradient, call.target, call.one_sided, call.reduction
         )
         ctx.lambda_gp, ctx.score = call.lambda_gp, (score.shape, score.dtype, score.device)
-        dim, start, length = plan.score_cut
-        scores = score.narrow(dim, start, length).unflatten(dim, (2, length // 2)).movedim(dim, 0)
-        of_real, of_fake = scores.flatten(1).mean(1, dtype=penalty.dtype).unbind()
+        dim = plan.score_cut[0]
+        thirds = score.reshape(3, -1) if dim == 0 else torch.stack(score.chunk(3, dim)).flatten(1)
+        _, of_real, of_fake = thirds.mean(1, dtype=penalty.dtype).unbind()
         wasserstein = of_real - of_fake
         loss = torch.sub(penalty * call.lambda_gp, wasserstein)
         points = (real, fake, alpha) if plan.sweeps.wants_x else ()
