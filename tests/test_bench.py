@@ -269,7 +269,7 @@ def test_round_trip_table_and_plot(
     assert table == report.markdown(result) + "\n"
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 4
-    assert {line.count("|") for line in lines} == {len(report.COLUMNS) + 1}
+    assert {line.count("|") for line in lines} == {len(report.columns(result)) + 1}
     assert result["environment"]["torch"] in table
     median = result["rows"][0]["contestants"]["same"]["median_s"]
     assert f"| same | {median * 1e3:.4g} |" in table

@@ -19,9 +19,9 @@ from .measures import Settings
 from .modes import MODES
 from .workloads import select
 
+WITH_RESULTS = {"compare": compare.main, "report": document.main}
 # Rounds, and seconds that the rounds of one workload may take. On 2 cores, for penalty and critic_step:
 # "quick" stays below two minutes, "full" with every rival below twelve.
-WITH_RESULTS = {"compare": compare.main, "report": document.main}
 PRESETS = {"quick": (15, 6.0), "full": (31, 10.0)}
 
 
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> int:
         if args.plot:
             report.plot(suite.load(args.plot[0]), args.plot[1])
             return 0
-        choose = {"ops": ops_suite.select, "growth": growth.select}.get(args.suite, select)
+        choose: Any = {"ops": ops_suite.select, "growth": growth.select}.get(args.suite, select)
         workloads: dict[str, Any] = dict(choose(args.workload, args.preset))
     except (ValueError, FileNotFoundError, ImportError) as error:
         p.error(str(error))
@@ -140,6 +140,7 @@ def main(argv: list[str]) -> int:
         dtype=args.dtype,
         rivals=args.preset,
         contestants=tuple(args.contestant or ()),
+        named=bool(args.contestant or args.workload),
     )
     try:
         if args.suite != "ops":

@@ -22,7 +22,7 @@ from . import report, suite
 from .timing import percentile
 
 EFFECT = 0.05
-ALPHA = 0.05
+ALPHA = 0.01
 EXACT = 20  # rounds of the larger run up to which the rank test counts arrangements
 
 COLUMNS = (

@@ -72,7 +72,8 @@ def write(results: list[Result], folder: Path) -> list[Path]:
 
 def _title(result: Result, results: list[Result]) -> str:
     prefix = _prefix(result, results)
-    return TITLES.get(result["suite"], result["suite"]) + (f" ({prefix.rstrip('-')})" if prefix else "")
+    title = TITLES.get(result["suite"], str(result["suite"]))
+    return f"{title} ({prefix.rstrip('-')})" if prefix else title
 
 
 def _prefix(result: Result, results: list[Result]) -> str:
