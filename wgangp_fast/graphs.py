@@ -87,7 +87,8 @@ class GraphedStep:
     @compile_boundary
     def __call__(self, *inputs: Any) -> Any:
         if not self.enabled:
-            return _detached(self.step(*inputs))
+            with _no_autocast_cache():
+                return _detached(self.step(*inputs))
         flat, spec = pytree.tree_flatten(inputs)
         self._check(flat, spec)
         if self._capture is None:
@@ -361,7 +362,7 @@ def _cause(error: BaseException) -> str:
 
 
 class _no_autocast_cache:
-    """Casts of weights that autocast made outside the graph would not follow the weights' updates."""
+    """Weights that autocast cast before an update, or outside the graph, would not follow the updates."""
 
     def __enter__(self) -> None:
         self.before = torch.is_autocast_cache_enabled()
