@@ -14,7 +14,7 @@ from .autograd import CriticLossFunction, LossCall
 from .execution import Execution, execution
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
-from .ops.registry import Kernels
+from .ops.registry import Kernels, result_like
 from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored
 
 
@@ -116,8 +116,10 @@ def _together(
     )
     kernels = Kernels.of(asked.chosen, real.device.type)
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
-    whole = real.new_empty((3 * real.shape[0], *real.shape[1:]))
-    like = real.detach() if real.is_contiguous() else whole.new_empty(real.shape)
+    like = real.detach() if real.is_contiguous() else result_like(real.detach(), "samples")
+    n, *rest = like.shape
+    strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
+    whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)
     plan, leaves = joint_plan(critic, asked.output, like, whole, wants_x, kernels, asked.how)
     if plan is None:
         return None
