@@ -51,12 +51,15 @@ class Rival:
         preset: ``"quick"`` rows are in every preset, ``"full"`` rows in that one alone.
         about: one line for ``--list``.
         uncounted: why its memory cannot be counted, or None.
+        compiles: it takes half a minute for a convolutional row, so that rows of the preset ``"full"`` have
+            it only where a contestant or a workload is named.
     """
 
     make: Callable[[Task, Mode], Contestant]
     preset: str
     about: str
     uncounted: str | None = None
+    compiles: bool = False
 
 
 BASELINE = "stock"
@@ -64,12 +67,20 @@ CHANNELS_LAST = "stock-channels-last"
 RIVALS: dict[str, Rival] = {
     CHANNELS_LAST: Rival(channels_last, "quick", "the same, critic and inputs in channels_last"),
     "stock-make-fx": Rival(
-        rivals.make_fx_compiled, "full", "loss traced to one first-order graph, torch.compile, backward()"
+        rivals.make_fx_compiled,
+        "full",
+        "loss traced to one first-order graph, torch.compile, backward()",
+        compiles=True,
     ),
     "stock-dynamo": Rival(
-        rivals.trace_autograd_ops, "full", "torch.compile of the whole step, trace_autograd_ops"
+        rivals.trace_autograd_ops,
+        "full",
+        "torch.compile of the whole step, trace_autograd_ops",
+        compiles=True,
     ),
-    "torch-func": Rival(rivals.functional, "full", "torch.func.grad of torch.func.grad, torch.compile"),
+    "torch-func": Rival(
+        rivals.functional, "full", "torch.func.grad of torch.func.grad, torch.compile", compiles=True
+    ),
     "stock-cuda-graph": Rival(
         rivals.cuda_graph,
         "full",
@@ -95,6 +106,15 @@ def table(task: Task, mode: Mode = FLOAT32, preset: str = "full") -> dict[str, C
 
 
 OURS = {name for task in (PENALTY, CRITIC_STEP) for name in task.ours}
+
+
+def absent(reason: str) -> Contestant:
+    """A contestant that does not take part."""
+
+    def contestant(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Step:
+        raise Absent(reason)
+
+    return contestant
 
 
 def is_ours(name: str) -> bool:

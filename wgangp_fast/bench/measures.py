@@ -41,6 +41,7 @@ class Settings:
         dtype: the arithmetic, a name in :data:`.modes.MODES`.
         rivals: ``"quick"`` or ``"full"``: which contestants.
         contestants: names of the only contestants, besides the baseline; empty for those of ``rivals``.
+        named: somebody asked for these contestants or workloads by name.
         floor: also measure the floor of each row that has one (:mod:`.floor`).
         first_call_limit: seconds that a contestant may take to trace, compile and run once.
     """
@@ -53,6 +54,7 @@ class Settings:
     dtype: str = "float32"
     rivals: str = "quick"
     contestants: tuple[str, ...] = ()
+    named: bool = False
     floor: bool = True
     first_call_limit: float = 120.0
 

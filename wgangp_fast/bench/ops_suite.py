@@ -119,6 +119,24 @@ def _row(
     }
 
 
+def checked(name: str, contestant: str, device: torch.device) -> Callable[[], Any]:
+    """One contestant of the operation ``name``, ready to be timed by others.
+
+    Raises:
+        ValueError: its answers are wrong.
+    """
+    operation = OPERATIONS[name]
+    generator = torch.Generator().manual_seed(0)
+    inputs = operation.make(lambda *shape: torch.randn(shape, generator=generator).to(device))
+    if contestant == BASELINE:
+        return _cycle(operation.eager, [inputs])
+    kernels = Kernels.of(contestant, device.type)
+    found = _error(operation, kernels, inputs)
+    if found["status"] != "ok":
+        raise ValueError(f"no time for wrong answers: {name}, {contestant}: {found['message']}")
+    return _cycle(lambda *inputs: operation.ours(kernels, *inputs), [inputs])
+
+
 def _cycle(call: Callable[..., Any], sets: list[Inputs]) -> Callable[[], Any]:
     turn = itertools.cycle(sets)
 

@@ -33,6 +33,8 @@ from .workloads import Workload
 FORMAT = 1
 WHERE = "on a CPU warm caches, on a GPU inputs that are not in the L2 cache"
 
+COMPILES = "compiles for too long to be asked on every row; name it, or the workload, to have it here"
+
 Table = Callable[[Task], Mapping[str, Contestant]]
 
 
@@ -193,7 +195,10 @@ class Row:
             self.task,
             MODES[self.settings.dtype],
         )
-        entries = {key: Entry(key, value) for key, value in contestants.items()}
+        entries = {
+            key: Entry(key, table.absent(COMPILES) if self._spared(key) else value)
+            for key, value in contestants.items()
+        }
         critic = self.workload.build("cpu", seed=self.settings.seed, batch=1)[0]
         row: dict[str, Any] = {
             "workload": self.name,
@@ -212,6 +217,16 @@ class Row:
             entries = {key: entry for key, entry in entries.items() if entry.result["status"] == "ok"}
         row |= self.suite.measure(entries, judge, self.name, self.settings)
         return row
+
+    def _spared(self, name: str) -> bool:
+        """Whether a contestant that compiles is left out of this row."""
+        rival = table.RIVALS.get(name)
+        return (
+            not self.settings.named
+            and self.workload.preset == "full"
+            and rival is not None
+            and rival.compiles
+        )
 
     def _check(self, entry: Entry, judge: Judge) -> None:
         """Build; fill in status, first call and draws; the first call first: the check would pay."""
