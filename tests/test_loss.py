@@ -17,8 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from zoo import ZOO, Critic
 
 import wgangp_fast
-from wgangp_fast import CriticLoss, CriticLossOutput, critic_loss
+from wgangp_fast import CriticLoss, CriticLossOutput, backend, critic_loss
 from wgangp_fast.bench.workloads import WORKLOADS
+from wgangp_fast.ops.registry import Kernels
 from wgangp_fast.penalty import BatchNormWarning, StockPathWarning
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -93,6 +94,42 @@ def test_equals_the_three_stock_terms(name: str) -> None:
         assert_same(ours, theirs)
         assert together(result) == (name not in APART)
         assert [t.requires_grad for t in result] == [True, False, False, False]
+
+
+LOWERED = [
+    "Tanh",
+    "ReLU",
+    "GELU",
+    "SELU",
+    "Softmax",
+    "GLU",
+    "layer norm",
+    "layer norm, bare",
+    "RMS norm",
+    "gated",
+]
+LOWERED += [
+    "max pool",
+    "instance norm, affine",
+    "group norm 2",
+    "modulated convolution",
+    "one linear layer",
+    "PReLU",
+]
+
+
+@pytest.mark.parametrize("which", ["ref", "cpu"])
+@pytest.mark.parametrize("name", [name for name in LOWERED if name in ZOO])
+def test_with_the_operations_of_a_gpu(name: str, which: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plan that a GPU would run, of the package's own operations, by their references and C++ kernels."""
+    if backend.missing(which) is not None:
+        pytest.skip(str(backend.missing(which)))
+    kernels = Kernels(which, "cuda")
+    monkeypatch.setattr(Kernels, "of", staticmethod(lambda which, device: kernels))
+    batch = points(ZOO[name].shape)
+    ours, result = outcome(build(ZOO[name].build), batch, critic_loss, True)
+    assert together(result)
+    assert_same(ours, outcome(build(ZOO[name].build), batch, stock, True)[0])
 
 
 def merged_stock(critic: Any, real: Tensor, fake: Tensor, alpha: Tensor) -> tuple[Tensor, ...]:
