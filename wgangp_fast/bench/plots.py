@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,22 +89,40 @@ def of_suite(result: dict[str, Any], path: Path) -> None:
 # bars --------------------------------------------------------------------------------------------
 
 
+def speedup_bars(result: dict[str, Any]) -> Iterator[Bar]:
+    """Median of the paired ratios, of everybody but the baseline."""
+    for where, name, entry in _entries(result):
+        if "ratio" in entry and name not in (BASELINE, "eager"):
+            ratio = entry["ratio"]
+            yield Bar(*where, name, ratio, entry["ratio_p10"], entry["ratio_p90"], f"{ratio:.2f}")
+
+
+def memory_bars(result: dict[str, Any]) -> Iterator[Bar]:
+    """Peak over the baseline's."""
+    for where, name, entry in _entries(with_peak_ratios(result)):
+        value = peak_ratio(entry)
+        if value is not None and name != BASELINE:
+            yield Bar(*where, name, value, value, value, f"{value:.2f}")
+
+
+def floor_bars(result: dict[str, Any]) -> Iterator[Bar]:
+    """Floor over median, in per cent, the baseline's too."""
+    for where, name, entry in _entries(result):
+        if "share_of_floor" in entry:
+            share = 100 * entry["share_of_floor"]
+            low, high = (share * entry["median_s"] / entry[key] for key in ("p90_s", "p10_s"))
+            yield Bar(*where, name, share, low, high, f"{share:.0f}")
+
+
 def speedups(result: dict[str, Any], path: Path) -> None:
     """Bars: times as fast as the baseline, with p10 to p90 of the paired ratios.
 
     Raises:
         ValueError: nothing but the baseline was timed.
     """
-
-    def bar(where: Where, name: str, entry: Entry) -> Bar | None:
-        if "ratio" not in entry or name in (BASELINE, "eager"):
-            return None
-        ratio = entry["ratio"]
-        return Bar(*where, name, ratio, entry["ratio_p10"], entry["ratio_p90"], f"{ratio:.2f}")
-
     base = "eager" if result["suite"] == "ops" else BASELINE
     title = f"{WHAT.get(result['suite'], result['suite'])}: times as fast as {base} (more is better)"
-    _bars(result, list(_each(result, bar)), title, f"{base}: 1", path)
+    _bars(result, list(speedup_bars(result)), title, f"{base}: 1", path)
 
 
 def memory(result: dict[str, Any], path: Path) -> None:
@@ -113,15 +131,8 @@ def memory(result: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: nothing but the baseline was weighed.
     """
-
-    def bar(where: Where, name: str, entry: Entry) -> Bar | None:
-        value = peak_ratio(entry)
-        if value is None or name == BASELINE:
-            return None
-        return Bar(*where, name, value, value, value, f"{value:.2f}")
-
     title = f"Peak memory of one call over {BASELINE}'s (less is better)"
-    _bars(with_peak_ratios(result), list(_each(result, bar)), title, f"{BASELINE}: 1", path)
+    _bars(result, list(memory_bars(result)), title, f"{BASELINE}: 1", path)
 
 
 def floor_shares(result: dict[str, Any], path: Path) -> None:
@@ -130,17 +141,8 @@ def floor_shares(result: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: no row has a floor.
     """
-
-    def bar(where: Where, name: str, entry: Entry) -> Bar | None:
-        share = entry.get("share_of_floor")
-        if share is None:
-            return None
-        low, high = (share * entry["median_s"] / entry[key] for key in ("p90_s", "p10_s"))
-        return Bar(*where, name, 100 * share, 100 * low, 100 * high, f"{100 * share:.0f}")
-
-    what = WHAT.get(result["suite"], result["suite"])
-    title = f"{what}: % of the measured floor (more is better)"
-    _bars(result, list(_each(result, bar)), title, "floor: 100", path, line=100)
+    title = f"{WHAT.get(result['suite'], result['suite'])}: % of the measured floor (more is better)"
+    _bars(result, list(floor_bars(result)), title, "floor: 100", path, line=100)
 
 
 def peak_ratio(entry: Entry) -> float | None:
@@ -158,13 +160,13 @@ def with_peak_ratios(result: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _each(result: dict[str, Any], bar: Callable[[Where, str, Entry], Bar | None]) -> Iterator[Bar]:
+def _entries(result: dict[str, Any]) -> Iterator[tuple[Where, str, Entry]]:
+    """Label and step of the row, contestant, entry: of all that are right."""
     for row in result["rows"]:
         label = f"{row['workload']} ({row['batch']})" if "batch" in row else row["workload"]
         for name, entry in row["contestants"].items():
-            found = bar((label, row.get("step")), name, entry) if entry["status"] == "ok" else None
-            if found is not None:
-                yield found
+            if entry["status"] == "ok":
+                yield (label, row.get("step")), name, entry
 
 
 def _order(names: Sequence[str]) -> list[str]:
