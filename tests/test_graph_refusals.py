@@ -250,3 +250,14 @@ def test_without_a_gpu_a_graph_must_not_be_asked_for(monkeypatch: pytest.MonkeyP
     with pytest.raises(BackendError, match="torch sees no CUDA device: enabled=False"):
         graphed(lambda x: x)
     assert graphed(lambda x: x + 1, enabled=False)(torch.ones(1)).item() == 2
+
+
+def test_a_critic_that_cannot_be_captured_is_refused_inside_any_capture() -> None:
+    critic = Looks()
+    alpha = torch.rand(BATCH)
+    run = graphed(lambda r, f: wgangp_fast.gradient_penalty(critic, r, f, alpha=alpha), warmup=1)
+    real, fake = torch.randn(2, BATCH, 3)
+    with pytest.warns(wgangp_fast.StockPathWarning):
+        run(real, fake)
+    with pytest.raises(GraphError, match=r"runs on the stock path .* which a CUDA graph would freeze"):
+        run(real, fake)

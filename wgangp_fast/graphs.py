@@ -66,6 +66,9 @@ class GraphedStep:
                     f"a CUDA graph was asked for, but {reason}: enabled=False runs the same step eagerly"
                 )
             refuse(self.watched, cudagraph.Capture.device_type)
+            for item in self.watched:
+                if isinstance(item, Optimizer):  # it would warn that the warm-up is not captured
+                    item._warned_capturable_if_run_uncaptured = True
         self.reset()
 
     def reset(self) -> None:
@@ -355,8 +358,8 @@ def _show(value: Any) -> str:
 
 
 def _cause(error: BaseException) -> str:
-    """The first error's first line: ending a broken capture raises another."""
-    while error.__context__ is not None:
+    """The first line of the error; where ending a broken capture raised another, of the one before it."""
+    while error.__context__ is not None and "CUDA error" in str(error):
         error = error.__context__
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 

@@ -98,6 +98,9 @@ class _Compiled:
         flat, spec = pytree.tree_flatten(args)
         key = tuple([v.stride() if isinstance(v, Tensor) else v for v in flat])
         if key not in self.variants:
+            if len(self.variants) >= VARIANTS:
+                self.report.ran("eager", "its strides or numbers change from call to call")
+                return self.eager(*args)
             self.variants[key] = self._compile(flat, spec)
         run = self.variants[key]
         if run is None:
@@ -106,10 +109,6 @@ class _Compiled:
         return run(flat)
 
     def _compile(self, flat: list[Any], spec: Any) -> Run | None:
-        if len(self.variants) >= VARIANTS:
-            self.report.ran("eager", "its strides or numbers change from call to call")
-            self.variants.clear()
-            return None
         try:
             return _inductor(_plain(self.module, self.kernels), flat, spec)
         except Exception as error:  # compilers raise everything there is
@@ -166,7 +165,9 @@ def _inductor(module: fx.GraphModule, flat: list[Any], spec: Any) -> Run:
         with mode:
             traced = make_fx(code, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
         # Masks are drawn as eager code draws them.
-        run = compile_fx(traced, [flat[i].detach() for i in places], config_patches={"fallback_random": True})
+        run: Any = compile_fx(
+            traced, [flat[i].detach() for i in places], config_patches={"fallback_random": True}
+        )
     result_spec, constants = shapes
 
     def call(values: list[Any]) -> Any:
