@@ -17,7 +17,7 @@ import torch
 from torch import fx
 
 from ..ops.registry import KERNELS, Kernels
-from . import memory, remat, schedule
+from . import memory, remat
 from .sweeps import Sweeps
 from .writer import args_of
 
@@ -135,16 +135,12 @@ def fuse(sweeps: Sweeps, kernels: Kernels, inputs: Sequence[Any] | None = None, 
 
 
 def economise(sweeps: Sweeps, inputs: Sequence[Any], repeat: bool) -> None:
-    """Lower the peak of memory: by order and stand-ins alone, by a few cheap calls made twice, and with
-    ``repeat`` by products made twice."""
+    """Lower the peak of memory."""
     try:
         program = memory.Program(sweeps, inputs)
     except memory.Unknown:
         return  # an operator without fake values: the plan is right as it is
-    schedule.stand_in(program, overwrites, free=repeat)
-    schedule.schedule(program, overwrites)
-    remat.rematerialise(program, overwrites, repeat)
-    schedule.schedule(program, overwrites)
+    remat.economise(program, overwrites, repeat)
     program.split()
 
 

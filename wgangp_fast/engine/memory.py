@@ -39,6 +39,12 @@ SHAPE_ONLY: dict[Any, Callable[[Any], tuple[int, ...]]] = {
 }
 
 _LIBRARY = (aten.convolution.default, torch.convolution, aten.convolution_backward.default)
+_BLOCKED = {
+    KERNELS[name].call for name in ("convolve", "convolve_back", "weight_gradient") if name in KERNELS
+}
+_POINTWISE = (
+    torch.ops.mkldnn._linear_pointwise.default if hasattr(torch.ops.mkldnn, "_linear_pointwise") else None
+)
 _REFERENCES = {kernel.call: kernel.reference for kernel in KERNELS.values()}
 
 
@@ -57,14 +63,12 @@ class Facts:
             i-th of ``node.all_input_nodes``.
         cost: arithmetic, and bytes moved in units of arithmetic.
         scratch: bytes that the library takes during the call besides its results.
-        multiplies: it is a product, or code around one.
     """
 
     value: Any
     holds: tuple[tuple[Any, int], ...] = ()
     cost: float = 0.0
     scratch: int = 0
-    multiplies: bool = False
 
 
 def facts(node: fx.Node) -> Facts:
@@ -103,6 +107,15 @@ class Program:
         found = fx.map_arg(result_of(sweeps.backward.graph), copies.__getitem__)
         self.end = self.graph.output(found)
         self.device = _propagate(self, list(inputs), first.meta.get("val"))
+
+    def clone(self) -> Program:
+        """A copy to try things on."""
+        copies: dict[fx.Node, fx.Node] = {}
+        other = object.__new__(Program)
+        other.sweeps, other.device, other.graph = self.sweeps, self.device, fx.Graph()
+        other.end = other.graph.output(other.graph.graph_copy(self.graph, copies))
+        other.end.meta, other.middle = dict(self.end.meta), copies[self.middle]
+        return other
 
     def split(self) -> None:
         """Write the program back into the two graphs."""
@@ -253,14 +266,19 @@ def _facts(node: fx.Node, value: Any, flops: int) -> Facts:
         return Facts(value, tuple(holds))  # a view
     moved = sum(read.values()) + new + 2 * scratch + (0 if on_cpu else LAUNCH)
     cost = flops + FLOPS_PER_BYTE * moved
-    return Facts(value, tuple(holds), cost, scratch, flops > 0)
+    return Facts(value, tuple(holds), cost, scratch)
 
 
 def _scratch(node: fx.Node, read: int, new: int) -> int:
-    """What oneDNN's convolutions take: copies in blocks of what is read and made; measured with
-    ``torch.profiler`` on torch 2.13."""
+    """What a product on a CPU takes besides its result, as ``torch.profiler`` shows it on torch 2.13."""
+    if node.target in _BLOCKED:  # copies of all operands in the layout of the kernel
+        return read
+    if node.target is _POINTWISE:  # dense copies of transposed operands
+        operands = [facts(v).value for v in args_of(node)[:2]]
+        return sum(v.numel() * v.element_size() for v in operands if not v.is_contiguous())
     if node.target not in _LIBRARY:
         return 0
+    # oneDNN reorders what it reads into blocks, and its result from blocks.
     args = args_of(node)
     of_input = node.target is aten.convolution_backward.default and args[-1][0]
     twice = of_input and max(args[4]) > 1  # strided: its result is copied once more

@@ -17,27 +17,60 @@ from torch import fx
 
 from ..ops.registry import KERNELS
 from .memory import Program, Timeline, facts, pressure
-from .schedule import LEAST, Overwrites
+from .schedule import LEAST, Overwrites, schedule, stand_in
 from .writer import args_of
 
 #: shares of a plan's own cost that may be spent on making values again
-FREE, ASKED = 0.02, 0.25
+FREE, ASKED = 0.03, 0.22
 #: steps of the search, and candidates tried in each
 STEPS, TRIED = 400, 6
+
+#: rounds of repeats and reordering
+ROUNDS = 3
+#: a difference of peaks that is worth no call
+NEGLIGIBLE = 0.005
 
 _OWN = {kernel.call for kernel in KERNELS.values()}
 
 
-def rematerialise(program: Program, overwrites: Overwrites, products: bool) -> None:
-    """Drop and repeat, within :data:`ASKED` of the program's cost; without ``products`` within :data:`FREE`,
-    and only calls that do little more than move bytes."""
-    limit = (ASKED if products else FREE) * sum(facts(node).cost for node in program.graph.nodes)
+def economise(program: Program, overwrites: Overwrites, asked: bool) -> None:
+    """Lower the peak: by order and stand-ins alone, then by calls made again, whose new places give the order
+    something to do, and so on.
+
+    ``asked``: whether :data:`ASKED` or only :data:`FREE` of the program's cost may be added.
+    """
+    stand_in(program, overwrites, free=asked)
+    schedule(program, overwrites)
+    most = cost_of(program) * (1 + (ASKED if asked else FREE))
+    peak = Timeline(program, overwrites).peak
+    for _ in range(ROUNDS):
+        rematerialise(program, overwrites, most - cost_of(program))
+        schedule(program, overwrites)
+        before, peak = peak, Timeline(program, overwrites).peak
+        if peak >= before * (1 - NEGLIGIBLE):
+            break
+
+
+def cost_of(program: Program) -> float:
+    """The cost of all calls."""
+    return sum(facts(node).cost for node in program.graph.nodes)
+
+
+def rematerialise(program: Program, overwrites: Overwrites, limit: float) -> None:
+    """Drop and repeat, for at most ``limit`` of cost."""
+    peaks = _search(program.clone(), overwrites, limit, STEPS)
+    enough = min(peaks) * (1 + NEGLIGIBLE)
+    _search(program, overwrites, limit, next(k for k, peak in enumerate(peaks) if peak <= enough))
+
+
+def _search(program: Program, overwrites: Overwrites, limit: float, steps: int) -> list[int]:
+    """Take up to ``steps`` steps; the peak before the first and after each."""
     timeline = Timeline(program, overwrites)
-    scale = float(max(timeline.peak, 1))
+    scale, peaks = float(max(timeline.peak, 1)), [timeline.peak]
     best = pressure(timeline.load, scale)
     refused: set[Any] = set()
-    for _ in range(STEPS):
-        every: list[Drop | Split] = [*_candidates(timeline, products), *_splits(timeline)]
+    while len(peaks) <= steps:
+        every: list[Drop | Split] = [*_candidates(timeline), *_splits(timeline)]
         found = [c for c in every if c.key not in refused and c.cost <= limit]
         found.sort(key=lambda c: c.cost / c.gain)
         for candidate in found[:TRIED]:
@@ -48,11 +81,13 @@ def rematerialise(program: Program, overwrites: Overwrites, products: bool) -> N
                 limit -= candidate.cost - _remove_dead(program)
                 timeline = Timeline(program, overwrites)
                 best, refused = pressure(timeline.load, scale), set()
+                peaks.append(timeline.peak)
                 break
             undo()
             refused.add(candidate.key)
         else:
-            return
+            break
+    return peaks
 
 
 def _remove_dead(program: Program) -> float:
@@ -153,7 +188,7 @@ def _splits(timeline: Timeline) -> list[Split]:
     return found
 
 
-def _candidates(timeline: Timeline, products: bool) -> list[Drop]:
+def _candidates(timeline: Timeline) -> list[Drop]:
     top = int(timeline.load.argmax())
     least = timeline.peak / 512
     busy = set(timeline.held[timeline.nodes[top]])
@@ -169,7 +204,7 @@ def _candidates(timeline: Timeline, products: bool) -> list[Drop]:
             break
         if block in busy or timeline.dies[block] == top:
             continue
-        drop = _Recipe(timeline, top, block, holders[block], products).drop()
+        drop = _Recipe(timeline, top, block, holders[block]).drop()
         if drop is not None:
             found.append(drop)
     return found
@@ -178,10 +213,8 @@ def _candidates(timeline: Timeline, products: bool) -> list[Drop]:
 class _Recipe:
     """How to make again what is kept in one block of memory, if that is possible."""
 
-    def __init__(
-        self, timeline: Timeline, top: int, block: int, holders: list[fx.Node], products: bool
-    ) -> None:
-        self.timeline, self.top, self.block, self.products = timeline, top, block, products
+    def __init__(self, timeline: Timeline, top: int, block: int, holders: list[fx.Node]) -> None:
+        self.timeline, self.top, self.block = timeline, top, block
         self.holders = holders
         self.place = timeline.place
         self.chain: list[fx.Node] = []
@@ -211,8 +244,6 @@ class _Recipe:
         if value in self.chain:
             return True
         if not repeatable(value) or any(_draws(user) for user in value.users):
-            return False
-        if not self.products and facts(value).multiplies:
             return False
         size = self._bytes(value)
         for source in value.all_input_nodes:
