@@ -10,7 +10,6 @@ import torch
 from wgangp_fast import backend
 from wgangp_fast.bench import ops_suite
 from wgangp_fast.bench.timing import synchronize
-from wgangp_fast.ops.registry import Kernels
 
 
 @pytest.mark.parametrize("contestant", [ops_suite.BASELINE, "cpu", "cuda", "triton"])

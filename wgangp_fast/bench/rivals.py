@@ -16,6 +16,7 @@ from torch.func import functional_call
 from .modes import Mode
 from .steps import Absent, Contestant, Score, Step, Task, clear_gradients, eager, give, interpolate
 
+DETACH = torch.ops.aten.detach.default
 WARM_UPS = 3
 """Calls before a capture, as torch's documentation of CUDA graphs asks."""
 
@@ -52,7 +53,7 @@ def make_fx_compiled(task: Task, mode: Mode) -> Contestant:
             graph = make_fx(loss)(parameters, buffers, real, fake, alpha)
         # What autograd saves is traced behind a detach, which would cut the second order off.
         for node in list(graph.graph.nodes):
-            if node.target is torch.ops.aten.detach.default:
+            if node.target is DETACH:
                 node.replace_all_uses_with(node.args[0])
                 graph.graph.erase_node(node)
         graph.recompile()
