@@ -105,7 +105,8 @@ class _Compiled:
         run = self.variants[key]
         if run is None:
             return self.eager(*args)
-        self.report.ran("inductor")
+        if not self.report.reason:  # the other half may have fallen back
+            self.report.ran("inductor")
         return run(flat)
 
     def _compile(self, flat: list[Any], spec: Any) -> Run | None:
