@@ -147,7 +147,8 @@ def explain(
                 bound = joint.bind(bare, output, points, whole)
                 if isinstance(bound, capture.Binding):
                     found = plan.plan_of(bound, wants_x=False, how=how, joint=True)
-                    return _explain(found, whole, bound.leaves, subject, apart)
+                    batch = whole.unflatten(0, (3, -1)) if found.mapped else whole
+                    return _explain(found, batch, bound.leaves, subject, apart)
                 apart = bound
             binding = capture.bind(bare, output, points)
             found = plan.plan_of(binding, wants_x=False, how=how)

@@ -66,18 +66,38 @@ def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     return result if output is None else output(result)
 
 
+def _mapped(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
+    """The critic on each of several batches, ``x [B, N, ...]``, as one graph."""
+    if not torch.compiler.is_dynamo_compiling():
+        raise _Miss
+
+    def one(batch: Tensor) -> Any:
+        result = critic(batch)
+        return result if output is None else output(result)
+
+    return torch.vmap(one, randomness="different")(x)
+
+
 class _Entry:
     """The compiled functions of one critic: its own code object, hence its own guards and limits."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, body: Callable[..., Any] = _body) -> None:
         # Dynamo keeps its memory of changing shapes by file, line and name: make those unique.
-        code = _body.__code__.replace(co_name=f"critic_{number}", co_firstlineno=100_000 + number)
-        function = types.FunctionType(code, _body.__globals__, f"critic_{number}")
-        self.function = function
+        name = f"critic_{number}{'' if body is _body else '_mapped'}"
+        code = body.__code__.replace(co_name=name, co_firstlineno=100_000 + number)
+        function = types.FunctionType(code, body.__globals__, name)
+        self.number, self.function = number, function
         self.compiled = torch.compile(function, backend=_backend, fullgraph=True)
         self.refused: str | None = None
         self.warned = False
         self.apart: dict[Any, str] = {}  # kind of batch -> why it is not captured with its neighbours
+        self._mapped: _Entry | None = None
+
+    def mapped(self) -> _Entry:
+        """The entry of the same critic on several batches at once, ``[B, N, ...]``."""
+        if self._mapped is None:
+            self._mapped = _Entry(self.number, _mapped)
+        return self._mapped
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
@@ -122,6 +142,7 @@ def bind(
     output: Callable[[Any], Tensor] | None,
     x: Tensor,
     wanted: Callable[[Captured], bool] | None = None,
+    mapped: bool = False,
 ) -> Binding:
     """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
 
@@ -130,13 +151,14 @@ def bind(
         output: picks the score from what the critic returns, or None.
         x: ``[N, ...]``, requires a gradient.
         wanted: asked about the graph that fits, before anything of it runs; None: any is.
+        mapped: ``x`` is ``[B, N, ...]``, several batches, each as the critic would be called with.
 
     Raises:
         Seen: the graph is not wanted.
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
         TypeError: the critic returns something other than one tensor.
     """
-    own = entry(critic)
+    own = entry(critic).mapped() if mapped else entry(critic)
     if own.refused is not None:
         raise CaptureError(own.refused)
     _slot.binding, _slot.wanted = None, wanted
@@ -157,10 +179,12 @@ def bind(
     return binding
 
 
-def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
+def look(
+    critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor, mapped: bool = False
+) -> Captured:
     """The graph that :func:`bind` would take; nothing of it runs."""
     try:
-        bind(critic, output, x, wanted=lambda captured: False)
+        bind(critic, output, x, lambda captured: False, mapped)
     except Seen as seen:
         return seen.captured
     raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")

@@ -165,35 +165,51 @@ def derive_joint(mirrors: Mirrors, wants_x: bool, wanted: Iterable[int]) -> Swee
 def bind(critic: Critic, output: Any, x: Tensor, whole: Tensor) -> capture.Binding | str:
     """Capture ``critic`` at ``whole [3N, ...]`` and at ``x [N, ...]``; both require a gradient.
 
+    Tried first: one batch of 3N samples. Then, for critics that compare samples or hold something for each
+    sample (labels in a closure), three batches of N, mapped over.
+
     Returns:
-        the binding at ``whole``, its ``captured.joined`` the graph at ``x``; or why the critic has to run on
-        each batch alone. Then nothing of it has run.
+        the binding of all three, its ``captured.joined`` the graph of one (``captured.mapped``: in the form
+        ``[B, N, ...]``); or why the critic has to run on each batch alone. Then nothing of it has run.
 
     Raises:
         CaptureError: it cannot be captured at all.
     """
     own = capture.entry(critic)
-    kind = (whole.shape, whole.dtype, whole.device, getattr(critic, "training", None))
-    if kind in own.apart:
-        return own.apart[kind]
+    kind = (whole.shape, whole.stride(), whole.dtype, whole.device, getattr(critic, "training", None))
+    found: capture.Binding | str = own.apart.get(kind) or _bind(critic, output, x, whole, False)
+    if isinstance(found, capture.Binding) or own.refused is not None:
+        return found
+    own.apart[kind] = found
+    deeper = own.mapped().apart
+    if kind not in deeper:
+        second = _bind(critic, output, x[None], whole.unflatten(0, (3, -1)), True)
+        if isinstance(second, capture.Binding):
+            return second
+        deeper[kind] = second
+    return found
+
+
+def _bind(critic: Critic, output: Any, x: Tensor, whole: Tensor, mapped: bool) -> capture.Binding | str:
+    x, whole = (v.detach().requires_grad_() for v in (x, whole))
     try:
-        return capture.bind(critic, output, whole, _is_joined)
+        return capture.bind(critic, output, whole, _is_joined, mapped)
     except capture.Seen as seen:
         captured, inputs = seen.captured, seen.inputs
     except NotNow:
         raise
     except CaptureError as error:
         # What only fits one batch (labels in a closure) fails here, and what cannot be captured at all.
-        own.apart[kind] = str(error)
-        return own.apart[kind]
+        return str(error)
     if captured.joined is None:
         try:
-            captured.joined = _join(captured, inputs, critic, output, x, whole)
+            captured.joined = _join(captured, inputs, critic, output, x, whole, mapped)
+            captured.mapped = mapped
         except CaptureError as error:
             captured.joined = str(error).splitlines()[0]
     if isinstance(captured.joined, str):
         return captured.joined
-    return capture.bind(critic, output, whole, _is_joined)
+    return capture.bind(critic, output, whole, _is_joined, mapped)
 
 
 def _is_joined(captured: Captured) -> bool:
@@ -201,12 +217,13 @@ def _is_joined(captured: Captured) -> bool:
 
 
 def _join(
-    captured: Captured, inputs: tuple[Any, ...], critic: Critic, output: Any, x: Tensor, whole: Tensor
-) -> fx.Graph:
+    captured: Captured, inputs: tuple[Any, ...], critic: Critic, output: Any, x: Tensor, whole: Tensor,
+    mapped: bool,
+) -> fx.Graph:  # fmt: skip
     """The critic's graph at ``x``, if three batches may run as one."""
     if captured.changes_state():
         raise Apart("its forward pass changes buffers, once for each batch in stock code")
-    third = capture.look(critic, output, x)
+    third = capture.look(critic, output, x, mapped)
     if third.leaf_names != captured.leaf_names or third.changes_state():
         raise Apart("the critic computes something else for a larger batch")
     with torch.no_grad():

@@ -67,6 +67,7 @@ class Plan:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
         score_cut: in a joint plan, ``(dim, start, length)`` of the scores of real and fake.
+        mapped: a joint plan whose batch is ``[3, N, ...]``.
         kernels: the implementations of the package's own operations that it runs on.
         how: how it is run; ``executor`` reports by what.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
@@ -90,6 +91,7 @@ class Plan:
         )
         self.count = len(leaves)
         lowered = lower(captured.critic, kernels)
+        self.mapped = joint and captured.mapped
         if joint:
             mirrors = Mirrors(lower(captured.joined, kernels), lowered)
             self.score_cut: Any = mirrors.cut(result_of(mirrors.one), None, REST)

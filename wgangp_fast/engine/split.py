@@ -32,7 +32,8 @@ class Captured:
         x_index: position of x among Dynamo's inputs.
         leaf_names: what each leaf is, in words that two captures of one critic share.
         plans: derived plans by what they must produce; filled by the plan.
-        joined: with the graph of a third of the batch (see ``joint``), or why it cannot be; None: not tried.
+        joined: the graph of a third of the batch (see ``joint``), or why there is none; None: not tried.
+        mapped: the batch is three batches, ``[3, N, ...]``.
     """
 
     critic: fx.Graph
@@ -44,6 +45,7 @@ class Captured:
     leaf_names: tuple[str, ...] = ()
     plans: dict[Any, Any] = field(default_factory=dict)
     joined: Any = None
+    mapped: bool = False
 
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""
