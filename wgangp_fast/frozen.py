@@ -233,7 +233,7 @@ class Frozen:
     def fault(self) -> str | None:
         """What changed on the host since the capture, a sentence; None if nothing did."""
         for held, key, tensor, address, trains, name in self._tensors:
-            now = held.get(key)
+            now = held[key] if key in held else None  # noqa: SIM401 - a scripted module's have no get
             if now is not tensor or tensor.data_ptr() != address:
                 return f"{name} is in other memory than at the capture"
             if tensor.requires_grad != trains:
