@@ -112,6 +112,10 @@ Array made_dense(Array a);
 Array with_strides_of(Array a, const Array& layout);
 Array converted(Array a, ScalarType dtype);
 
+// Outputs of a convolution along one side; refuses numbers that no convolution has.
+int64_t outputs(const char* op, int64_t size, int64_t kernel, int64_t stride, int64_t padding,
+                int64_t dilation);
+
 // --- device ---
 
 #ifdef WGANGP_FAST_CUDA
@@ -200,6 +204,13 @@ Tensor unfold_rows(const Tensor& x, int64_t kh, int64_t kw, int64_t sh, int64_t 
                    int64_t dh, int64_t dw);
 Tensor fold_rows(const Tensor& rows, int64_t n, int64_t c, int64_t h, int64_t w, int64_t kh, int64_t kw,
                  int64_t sh, int64_t sw, int64_t ph, int64_t pw, int64_t dh, int64_t dw);
+
+Tensor convolve(const Tensor& x, const Tensor& weight, const MaybeTensor& bias, int64_t sh, int64_t sw,
+                int64_t ph, int64_t pw, int64_t dh, int64_t dw);
+Tensor convolve_back(const Tensor& g, const Tensor& weight, int64_t h, int64_t w, int64_t sh, int64_t sw,
+                     int64_t ph, int64_t pw, int64_t dh, int64_t dw);
+Tensor weight_gradient(const std::vector<Tensor>& xs, const std::vector<Tensor>& gs, int64_t kh, int64_t kw,
+                       int64_t sh, int64_t sw, int64_t ph, int64_t pw, int64_t dh, int64_t dw);
 
 #ifdef WGANGP_FAST_MLP
 using Eight = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;

@@ -53,9 +53,12 @@ STABLE_TORCH_LIBRARY(wgangp_fast, m) {
   m.def("norm_act_vjp(Tensor g, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2, bool affine) -> (Tensor gx, Tensor dweight, Tensor dbias)");
   m.def("norm_act_jvp(Tensor t, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2) -> Tensor");
   m.def("norm_act_adjoint(Tensor? c, Tensor g, Tensor t, Tensor x, Tensor mean, Tensor rstd, Tensor? weight, Tensor? bias, int groups, int dims, int act, float p0, float p1, float p2, bool affine) -> (Tensor cx, Tensor dweight, Tensor dbias)");
-  // These two have CPU kernels alone.
+  // These have CPU kernels alone.
   m.def("unfold_rows(Tensor x, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
   m.def("fold_rows(Tensor rows, int n, int c, int h, int w, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
+  m.def("convolve(Tensor x, Tensor weight, Tensor? bias, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
+  m.def("convolve_back(Tensor g, Tensor weight, int h, int w, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
+  m.def("weight_gradient(Tensor[] xs, Tensor[] gs, int kh, int kw, int sh, int sw, int ph, int pw, int dh, int dw) -> Tensor");
   // And these two CUDA kernels alone.
   m.def("mlp_penalty(Tensor real, Tensor fake, Tensor? alpha, int seed, int offset, int pac, Tensor[] weights, Tensor?[] biases, Tensor?[] masks, int act, float negative_slope, float target, bool one_sided, int reduction) -> (Tensor value, Tensor norm, Tensor slope, Tensor alpha, Tensor x, Tensor gradient, Tensor h, Tensor g)");
   m.def("mlp_penalty_backward(Tensor incoming, Tensor slope, Tensor gradient, Tensor h, Tensor g, Tensor[] weights, Tensor?[] masks, int act, float negative_slope) -> (Tensor t, Tensor c)");
@@ -67,6 +70,9 @@ STABLE_TORCH_LIBRARY_IMPL(wgangp_fast, CPU, m) {
   implement(m);
   m.impl("unfold_rows", TORCH_BOX(&binding::unfold_rows));
   m.impl("fold_rows", TORCH_BOX(&binding::fold_rows));
+  m.impl("convolve", TORCH_BOX(&binding::convolve));
+  m.impl("convolve_back", TORCH_BOX(&binding::convolve_back));
+  m.impl("weight_gradient", TORCH_BOX(&binding::weight_gradient));
 }
 
 #ifdef WGANGP_FAST_CUDA

@@ -38,6 +38,14 @@ struct Window {
   int64_t kh, kw, sh, sw, ph, pw, dh, dw;  // kernel, stride, padding, dilation
 };
 
+// n inputs of a convolution and the cotangents of its outputs, each contiguous or channels_last.
+struct Images {
+  const void* x;  // [n, c, h, w]
+  const void* g;  // [n, outputs, oh, ow]
+  int64_t n;
+  bool x_channels_last, g_channels_last;
+};
+
 // The rows that a norm runs over, `channels` in each group.
 // Contiguous: row (n, g) is [channels, length], dense. channels_last: element (c, l) of row (n, g) lies at
 // n*length*C + l*C + g*channels + c with C = groups*channels. Weight index: g*channels + c, or, with
@@ -124,6 +132,20 @@ void norm_act_adjoint(Dtype dtype, const void* c, const void* g, const void* t, 
 // the places that they came from. float64 and float32; on a CPU alone.
 void unfold_rows(Dtype dtype, const void* x, const Window& window, void* rows);
 void fold_rows(Dtype dtype, const void* rows, const Window& window, void* x);
+
+// out [outputs, c, kh, kw] = the weight gradient of a convolution, summed over the pairs (at least one); the
+// window's n is all pairs' together. float64 and float32; on a CPU alone.
+int64_t weight_gradient_scratch(Dtype dtype, const Window& window, int64_t outputs);  // elements
+void weight_gradient(Dtype dtype, const Images* pairs, const Window& window, int64_t outputs, void* scratch,
+                     void* out);
+
+// out [n, outputs, oh, ow] = the convolution of in [n, c, h, w] by weight [outputs, c, kh, kw], plus bias;
+// or, transposed, out [n, c, h, w] = the gradient for the input, of in [n, outputs, oh, ow]. in and out are
+// contiguous or channels_last. float64 and float32; on a CPU alone.
+int64_t convolution_scratch(Dtype dtype, const Window& window, int64_t outputs, bool transposed);  // elements
+void convolution(Dtype dtype, const void* in, bool in_channels_last, const void* weight, const void* bias,
+                 const Window& window, int64_t outputs, bool transposed, void* scratch, void* out,
+                 bool out_channels_last);
 
 }  // namespace cpu
 

@@ -5,8 +5,6 @@
 
 namespace wgangp_fast::binding {
 
-namespace {
-
 int64_t outputs(const char* op, int64_t size, int64_t kernel, int64_t stride, int64_t padding,
                 int64_t dilation) {
   if (kernel < 1 || stride < 1 || padding < 0 || dilation < 1) {
@@ -16,6 +14,8 @@ int64_t outputs(const char* op, int64_t size, int64_t kernel, int64_t stride, in
   const int64_t room = size + 2 * padding - dilation * (kernel - 1) - 1;
   return room < 0 ? 0 : room / stride + 1;
 }
+
+namespace {
 
 Dtype wide(const char* op, const Array& a) {
   if (a.dtype != ScalarType::Float && a.dtype != ScalarType::Double) {

@@ -127,4 +127,24 @@ void norm_act_adjoint(Dtype dtype, const void* c, const void* g, const void* t, 
                              dbias);
 }
 
+int64_t weight_gradient_scratch(Dtype dtype, const Window& window, int64_t outputs) {
+  return kernels().weight_gradient_scratch(dtype, window, outputs);
+}
+
+void weight_gradient(Dtype dtype, const Images* pairs, const Window& window, int64_t outputs, void* scratch,
+                     void* out) {
+  kernels().weight_gradient(dtype, pairs, window, outputs, scratch, out);
+}
+
+int64_t convolution_scratch(Dtype dtype, const Window& window, int64_t outputs, bool transposed) {
+  return kernels().convolution_scratch(dtype, window, outputs, transposed);
+}
+
+void convolution(Dtype dtype, const void* in, bool in_channels_last, const void* weight, const void* bias,
+                 const Window& window, int64_t outputs, bool transposed, void* scratch, void* out,
+                 bool out_channels_last) {
+  kernels().convolution(dtype, in, in_channels_last, weight, bias, window, outputs, transposed, scratch, out,
+                        out_channels_last);
+}
+
 }  // namespace wgangp_fast::cpu

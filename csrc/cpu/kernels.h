@@ -31,7 +31,11 @@
   X(norm_act_partials)             \
   X(norm_act_vjp)                  \
   X(norm_act_jvp)                  \
-  X(norm_act_adjoint)
+  X(norm_act_adjoint)              \
+  X(weight_gradient_scratch)       \
+  X(weight_gradient)               \
+  X(convolution_scratch)           \
+  X(convolution)
 
 #define WGANGP_FAST_DECLARE_KERNEL(name) decltype(::wgangp_fast::cpu::name) name;
 #define WGANGP_FAST_DECLARE_CAPABILITY(capability)    \

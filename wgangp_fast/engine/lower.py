@@ -18,6 +18,7 @@ from ..ops.activations import ACTIVATIONS, NAMES, NUMBER
 from ..ops.registry import KERNELS, Kernels, acc
 from ..rules import products
 from ..rules.registry import bind
+from .pooling import merge_pooling
 from .writer import args_of, value_of
 
 aten = torch.ops.aten
@@ -59,6 +60,7 @@ def lower(graph: fx.Graph, kernels: Kernels) -> fx.Graph:
     copies: dict[fx.Node, fx.Node] = {}
     lowered.output(lowered.graph_copy(graph, copies))
     x = next(iter(lowered.nodes))
+    merge_pooling(lowered)
     on_cpu = kernels.device == "cpu" and kernels.which in ("auto", "cpu")
     if on_cpu:
         products.prepare(lowered, own_kernels=kernels.backend_of("unfold_rows") == "cpu")

@@ -5,6 +5,7 @@ them. What an implementation is called and takes is in :mod:`~wgangp_fast.ops.re
 """
 
 from .bias_act import bias_act, bias_act_adjoint, bias_act_grad
+from .convolution import convolve_back_ref, convolve_ref, weight_gradient_ref
 from .gate import gate
 from .interpolate import interpolate
 from .mlp_penalty import mlp_penalty, mlp_penalty_backward
@@ -18,6 +19,8 @@ __all__ = [
     "bias_act",
     "bias_act_adjoint",
     "bias_act_grad",
+    "convolve_back_ref",
+    "convolve_ref",
     "fold_rows_ref",
     "gate",
     "implementation",
@@ -28,4 +31,5 @@ __all__ = [
     "norm_penalty",
     "penalty_seed",
     "unfold_rows_ref",
+    "weight_gradient_ref",
 ]

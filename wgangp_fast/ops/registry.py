@@ -55,8 +55,9 @@ def operation(schema: str) -> Callable[[R], R]:
         name, file = schema.partition("(")[0], reference.__module__.rpartition(".")[2]
 
         def call(*args: Any) -> Any:
-            if has_torch_function(args):  # a plan is being written: record the call
-                return handle_torch_function(call, args, *args)
+            flat = [v for value in args for v in (value if isinstance(value, (list, tuple)) else (value,))]
+            if has_torch_function(flat):  # a plan is being written: record the call
+                return handle_torch_function(call, flat, *args)
             return implementation(name, backend.automatic(name, _device(args)))(*args)
 
         described: Any = call

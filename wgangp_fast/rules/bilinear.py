@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..ops.registry import KERNELS
 from . import products
 from .registry import Rule, Site, Slots, plus, register, unbroadcast
 
@@ -36,6 +37,12 @@ class Bilinear(Rule):
 
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
         raise NotImplementedError
+
+    def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
+        """The sum of :meth:`transpose_b` over pairs ``(a, g)``, in one call; for rules that merge."""
+        assert self.merge is not None
+        a, g = (torch.cat(list(values), self.merge) for values in zip(*pairs))
+        return self.transpose_b(site, a, g)
 
     def bias_gradient(self, site: Site, g: Any) -> Any:
         raise NotImplementedError
@@ -90,8 +97,7 @@ class Bilinear(Rule):
         large_weight = site.val(self.b).numel() > site.val(self.a).numel()
         if large_weight:
             out.update(super().adjoint(site, c, g, t, rest))
-        pairs = (torch.cat([t[self.a], site.primal(self.a)], self.merge), torch.cat([g, c], self.merge))
-        out[self.b] = self.transpose_b(site, *pairs)
+        out[self.b] = self.transpose_b_of(site, [(t[self.a], g), (site.primal(self.a), c)])
         if not large_weight:
             out.update(super().adjoint(site, c, g, t, rest))
         return out
@@ -113,6 +119,11 @@ class Convolution(Bilinear):
         copied = site.val(self.a).numel() + site.result.numel()
         return copied > 1 << 18 and site.val(self.b).numel() < 2 * copied
 
+    def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        # Autograd hands zeros through a mean pooling's second order; here it is part of this operator.
+        pooled = bool(moving) and "pooled" in site.notes
+        return frozenset(site.slots()) if pooled else super().explicit_zeros(site, moving)
+
     def _geometry(self, site: Site) -> tuple[Any, ...]:
         names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
         return tuple(site[name] for name in names)
@@ -120,7 +131,12 @@ class Convolution(Bilinear):
     def _window(self, site: Site) -> tuple[int, ...]:
         return products.window(site["stride"], site["padding"], site["dilation"], site.val(self.b))
 
+    def _steps(self, site: Site) -> tuple[int, ...]:
+        return products.steps(site["stride"], site["padding"], site["dilation"])
+
     def apply(self, site: Site, a: Any, b: Any) -> Any:
+        if "forward" in site.notes.get("own", ()):
+            return KERNELS["convolve"].call(a, b, None, *self._steps(site))
         if site.notes.get("rows"):
             return products.convolved(a, b, None, self._window(site), list(site.result.shape))
         return torch.convolution(a, b, None, *self._geometry(site))
@@ -129,6 +145,8 @@ class Convolution(Bilinear):
         # The library only reads the shape of the input here: expand() gives one without memory, but on a
         # CPU it would be copied to be dense, where pages of an empty tensor that nobody touches cost nothing.
         like = site.shape(self.a)
+        if "back" in site.notes.get("own", ()):
+            return KERNELS["convolve_back"].call(g, b, *like[2:], *self._steps(site))
         if site.notes.get("rows"):
             return products.convolved_back(g, b, self._window(site), like, site.result.shape[1])
         on_cpu = site.val(self.a).device.type == "cpu"
@@ -137,7 +155,15 @@ class Convolution(Bilinear):
             g, shaped, b, None, *self._geometry(site), [True, False, False]
         )[0]
 
+    def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
+        if "weight" not in site.notes.get("own", ()):
+            return super().transpose_b_of(site, pairs)
+        a, g = (list(values) for values in zip(*pairs))
+        return KERNELS["weight_gradient"].call(a, g, *site.shape(self.b)[2:], *self._steps(site))
+
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+        if "weight" in site.notes.get("own", ()):
+            return self.transpose_b_of(site, [(a, g)])
         return aten.convolution_backward.default(
             g, a, site.primal(self.b), None, *self._geometry(site), [False, True, False]
         )[1]

@@ -251,6 +251,7 @@ TABLE: dict[Any, LinearMap] = {
     aten.constant_pad_nd.default: LinearMap(
         lambda s, g: aten.constant_pad_nd.default(g, [-p for p in s["pad"]]),
         lambda s, t: aten.constant_pad_nd.default(t, s["pad"], 0),
+        inline=True,
     ),
     aten.masked_fill.Scalar: LinearMap(
         lambda s, g: _expand_back(s, g.masked_fill(s.primal("mask"), 0)),
@@ -271,7 +272,7 @@ for _name in ("reflection_pad1d", "reflection_pad2d", "reflection_pad3d"):
 for _name in ("replication_pad1d", "replication_pad2d", "replication_pad3d"):
     TABLE[getattr(aten, _name).default] = LinearMap(_reflect_back(_name), piecewise_linear=True)
 for _name in ("avg_pool2d", "avg_pool3d"):
-    TABLE[getattr(aten, _name).default] = LinearMap(_average_back(_name), piecewise_linear=True)
+    TABLE[getattr(aten, _name).default] = LinearMap(_average_back(_name), piecewise_linear=True, inline=True)
 for _name in ("_adaptive_avg_pool2d", "_adaptive_avg_pool3d"):
     TABLE[getattr(aten, _name).default] = LinearMap(_adaptive_back(_name), piecewise_linear=True)
 for _name in (
