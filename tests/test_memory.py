@@ -143,6 +143,7 @@ def test_nothing_moves_across_the_middle() -> None:
     )
     for recompute in (False, True):
         sweeps = planned(critic, torch.randn(2, 3, 8, 8), recompute).sweeps
+        assert sweeps.backward is not None
         for module in (sweeps.forward, sweeps.backward):
             module.graph.lint()
         assert next(iter(sweeps.backward.graph.nodes)).name == "seed"
@@ -193,6 +194,7 @@ def test_masks_are_drawn_once() -> None:
     x, codes = torch.randn(512, 64), {}
     for recompute in (False, True):
         sweeps = planned(critic, x, recompute).sweeps
+        assert sweeps.backward is not None
         codes[recompute] = sweeps.forward.code + sweeps.backward.code
     assert codes[True] != codes[False]
     assert codes[True].count("bernoulli") == codes[False].count("bernoulli") > 0

@@ -27,8 +27,8 @@ aten = torch.ops.aten
 
 #: arithmetic that takes as long as moving one byte: about that on CPUs and on GPUs in float32
 FLOPS_PER_BYTE = 10
-#: bytes that a GPU moves while it starts one kernel
-LAUNCH = 8 << 20
+#: bytes that could be moved while a call begins, on a CPU and on a GPU
+LAUNCH = 64 << 10, 8 << 20
 
 #: operator -> the arguments of which it reads the shape alone
 SHAPE_ONLY: dict[Any, Callable[[Any], tuple[int, ...]]] = {
@@ -116,6 +116,10 @@ class Program:
         other.end = other.graph.output(other.graph.graph_copy(self.graph, copies))
         other.end.meta, other.middle = dict(self.end.meta), copies[self.middle]
         return other
+
+    def take(self, other: Program) -> None:
+        """Become ``other``, a changed copy."""
+        self.graph, self.middle, self.end = other.graph, other.middle, other.end
 
     def split(self) -> None:
         """Write the program back into the two graphs."""
@@ -264,7 +268,7 @@ def _facts(node: fx.Node, value: Any, flops: int) -> Facts:
     scratch = _scratch(node, sum(read.values()), new) if on_cpu else 0
     if new == 0 and node.target is not between:
         return Facts(value, tuple(holds))  # a view
-    moved = sum(read.values()) + new + 2 * scratch + (0 if on_cpu else LAUNCH)
+    moved = sum(read.values()) + new + 2 * scratch + LAUNCH[not on_cpu]
     cost = flops + FLOPS_PER_BYTE * moved
     return Facts(value, tuple(holds), cost, scratch)
 

@@ -24,7 +24,11 @@ from .writer import args_of
 FREE, ASKED = 0.03, 0.22
 #: steps of the search, and candidates tried in each
 STEPS, TRIED = 400, 6
+#: one in so many candidates is taken in one step, where there are many
+SHARE = 12
 
+#: bytes that are not worth a call unless it was asked for
+SMALL = 1 << 20
 #: rounds of repeats and reordering
 ROUNDS = 3
 #: a difference of peaks that is worth no call
@@ -43,7 +47,7 @@ def economise(program: Program, overwrites: Overwrites, asked: bool) -> None:
     schedule(program, overwrites)
     most = cost_of(program) * (1 + (ASKED if asked else FREE))
     peak = Timeline(program, overwrites).peak
-    for _ in range(ROUNDS):
+    for _ in range(ROUNDS if asked or peak > SMALL else 0):
         rematerialise(program, overwrites, most - cost_of(program))
         schedule(program, overwrites)
         before, peak = peak, Timeline(program, overwrites).peak
@@ -58,9 +62,14 @@ def cost_of(program: Program) -> float:
 
 def rematerialise(program: Program, overwrites: Overwrites, limit: float) -> None:
     """Drop and repeat, for at most ``limit`` of cost."""
-    peaks = _search(program.clone(), overwrites, limit, STEPS)
+    tried = program.clone()
+    peaks = _search(tried, overwrites, limit, STEPS)
     enough = min(peaks) * (1 + NEGLIGIBLE)
-    _search(program, overwrites, limit, next(k for k, peak in enumerate(peaks) if peak <= enough))
+    steps = next(k for k, peak in enumerate(peaks) if peak <= enough)
+    if steps == len(peaks) - 1:
+        program.take(tried)
+    else:
+        _search(program, overwrites, limit, steps)
 
 
 def _search(program: Program, overwrites: Overwrites, limit: float, steps: int) -> list[int]:
@@ -70,24 +79,38 @@ def _search(program: Program, overwrites: Overwrites, limit: float, steps: int) 
     best = pressure(timeline.load, scale)
     refused: set[Any] = set()
     while len(peaks) <= steps:
-        every: list[Drop | Split] = [*_candidates(timeline), *_splits(timeline)]
+        every: list[Drop | Split] = [*_candidates(timeline, limit), *_splits(timeline)]
         found = [c for c in every if c.key not in refused and c.cost <= limit]
         found.sort(key=lambda c: c.cost / c.gain)
-        for candidate in found[:TRIED]:
-            undo = candidate.apply(program)
-            tried = Timeline(program, overwrites)
-            value = pressure(tried.load, scale)
-            if value < best * (1 - LEAST):
-                limit -= candidate.cost - _remove_dead(program)
+        for group in [_independent(found, limit), *([c] for c in found[:TRIED])]:
+            undo = [candidate.apply(program) for candidate in group]
+            value = pressure(Timeline(program, overwrites).load, scale)
+            if group and value < best * (1 - LEAST):
+                limit -= sum(candidate.cost for candidate in group) - _remove_dead(program)
                 timeline = Timeline(program, overwrites)
                 best, refused = pressure(timeline.load, scale), set()
                 peaks.append(timeline.peak)
                 break
-            undo()
-            refused.add(candidate.key)
+            for restore in reversed(undo):
+                restore()
+            if len(group) == 1:
+                refused.add(group[0].key)
         else:
             break
     return peaks
+
+
+def _independent(found: list[Drop | Split], limit: float) -> list[Drop | Split]:
+    """The best of many candidates that have nothing to do with one another: deep critics in fewer steps."""
+    group: list[Drop | Split] = []
+    touched: set[fx.Node] = set()
+    for candidate in found[: len(found) // SHARE]:
+        nodes = set(candidate.touches())
+        if candidate.cost <= limit and not nodes & touched:
+            group.append(candidate)
+            touched |= nodes
+            limit -= candidate.cost
+    return group if len(group) > 1 else []
 
 
 def _remove_dead(program: Program) -> float:
@@ -116,6 +139,13 @@ class Drop:
     cost: float
     gain: int
     key: Any
+
+    def touches(self) -> list[fx.Node]:
+        """The values that it is about."""
+        return [
+            *self.chain,
+            *(source for node in self.chain for source in node.all_input_nodes if source.users),
+        ]
 
     def apply(self, program: Program) -> Any:
         copies: dict[fx.Node, fx.Node] = {}
@@ -148,6 +178,10 @@ class Split:
     cost: float
     gain: int
     key: Any
+
+    def touches(self) -> list[fx.Node]:
+        """The values that it is about."""
+        return [self.node, *self.node.all_input_nodes]
 
     def apply(self, program: Program) -> Any:
         node, own = self.node, facts(self.node)
@@ -188,7 +222,7 @@ def _splits(timeline: Timeline) -> list[Split]:
     return found
 
 
-def _candidates(timeline: Timeline) -> list[Drop]:
+def _candidates(timeline: Timeline, limit: float) -> list[Drop]:
     top = int(timeline.load.argmax())
     least = timeline.peak / 512
     busy = set(timeline.held[timeline.nodes[top]])
@@ -204,7 +238,7 @@ def _candidates(timeline: Timeline) -> list[Drop]:
             break
         if block in busy or timeline.dies[block] == top:
             continue
-        drop = _Recipe(timeline, top, block, holders[block]).drop()
+        drop = _Recipe(timeline, top, block, holders[block], limit).drop()
         if drop is not None:
             found.append(drop)
     return found
@@ -213,11 +247,14 @@ def _candidates(timeline: Timeline) -> list[Drop]:
 class _Recipe:
     """How to make again what is kept in one block of memory, if that is possible."""
 
-    def __init__(self, timeline: Timeline, top: int, block: int, holders: list[fx.Node]) -> None:
+    def __init__(
+        self, timeline: Timeline, top: int, block: int, holders: list[fx.Node], limit: float
+    ) -> None:
         self.timeline, self.top, self.block = timeline, top, block
         self.holders = holders
         self.place = timeline.place
-        self.chain: list[fx.Node] = []
+        self.limit = limit  # of the cost
+        self.chain: dict[fx.Node, None] = {}
         self.longer: set[int] = set()  # blocks that live longer for it
 
     def drop(self) -> Drop | None:
@@ -234,7 +271,7 @@ class _Recipe:
         if gain <= 0:
             return None
         cost = sum(facts(node).cost for node in self.chain)
-        return Drop(values, self.chain, users[0], users, cost, gain, (values[0].name, users[0].name))
+        return Drop(values, [*self.chain], users[0], users, cost, gain, (values[0].name, users[0].name))
 
     def _alive(self, block: int, place: int) -> bool:
         return bool(self.timeline.born[block] <= place <= self.timeline.dies[block])
@@ -253,8 +290,9 @@ class _Recipe:
                 continue
             if not self._make(source) and not self._keep(source):
                 return False
-        self.chain.append(value)
-        return True
+        self.chain[value] = None
+        self.limit -= facts(value).cost
+        return self.limit >= 0
 
     def _bytes(self, value: fx.Node) -> int:
         return sum(int(self.timeline.size[b]) for b in self.timeline.held[value])

@@ -24,7 +24,7 @@ Overwrites = Callable[[fx.Node], bool]
 #: what a move or a copy has to gain, of the measure of pressure
 LEAST = 1e-3
 #: rounds of search, places tried for a call in each
-ROUNDS, PLACES = 60, 24
+ROUNDS, PLACES = 6, 24
 
 
 # stand-ins ----------------------------------------------------------------------------------------
@@ -133,27 +133,27 @@ def _hollow(program: Program, node: fx.Node, source: fx.Node) -> fx.Node | None:
 def schedule(program: Program, overwrites: Overwrites) -> None:
     """Move calls within their half of the program as long as the peak falls."""
     timeline = Timeline(program, overwrites)
-    nodes, order = timeline.nodes, list(range(len(timeline.nodes)))
     if not timeline.peak:
         return
-    search = _Search(program, timeline)
-    load, scale = timeline.load, float(timeline.peak)
+    search, scale = _Search(program, timeline), float(timeline.peak)
+    order, load = list(range(len(timeline.nodes))), timeline.load
     best = pressure(load, scale)
     for _ in range(ROUNDS):
-        found = None
-        for candidate in search.neighbours(order, load):
-            tried = timeline.reordered(candidate)
-            value = pressure(tried, scale)
-            if value < best * (1 - LEAST):
-                best, found, load = value, candidate, tried
-        if found is None:
+        before = best
+        for head in search.heads(load):
+            found = None
+            for candidate in search.moved(head, order, load):
+                tried = timeline.reordered(candidate)
+                value = pressure(tried, scale)
+                if value < best * (1 - LEAST):
+                    best, found, load = value, candidate, tried
+            order = found or order
+        if best == before:
             break
-        order = found
-    last = None
-    for i in order:
-        if last is not None:
-            last.append(nodes[i])
-        last = nodes[i]
+    last = timeline.nodes[order[0]]
+    for i in order[1:]:
+        last.append(timeline.nodes[i])
+        last = timeline.nodes[i]
 
 
 class _Search:
@@ -203,29 +203,31 @@ class _Search:
         node = self.nodes[i]
         return node.op == "call_method" or node.target in (torch.cat, operator.getitem)
 
-    def neighbours(self, order: list[int], load: Any) -> Any:
+    def heads(self, load: Any) -> list[int]:
+        """The calls that weigh enough to be moved, heaviest first."""
+        least = load.max() / 200
+        found = [
+            i
+            for i, node in enumerate(self.nodes)
+            if self.bulk[i] >= least and not self.fixed[i] and node.target is not operator.getitem
+        ]
+        return sorted(found, key=lambda i: -self.bulk[i])
+
+    def moved(self, head: int, order: list[int], load: Any) -> Any:
+        """Orders in which ``head`` and what clings to it stands elsewhere, across the peak or off it."""
+        group = self.cluster(head)
+        if any(self.fixed[i] for i in group):
+            return
         place = np.empty(len(order), dtype=np.int64)
         place[order] = np.arange(len(order))
-        top = int(load.argmax())
-        least = load[top] / 256
-        for head in range(len(self.nodes)):
-            if self.fixed[head] or self.bulk[head] < least or self.nodes[head].target is operator.getitem:
-                continue
-            group = self.cluster(head)
-            if any(self.fixed[i] for i in group):
-                continue
-            first = max((int(place[s]) for i in group for s in self.inputs[i] if s not in group), default=0)
-            last = min((int(place[u]) for i in group for u in self.users[i] if u not in group), default=0)
-            half = place[head] > self.middle
-            low = max(first + 1, self.middle + 1) if half else first + 1
-            high = min(last, self.end if half else self.middle)
-            at = int(place[head])
-            # The move has to cross the peak, or to leave it.
-            if high <= low or (high <= top and at < top) or (low > top and at > top):
-                continue
-            yield from self._moved(order, place, group, low, high, load)
-
-    def _moved(self, order: list[int], place: Any, group: set[int], low: int, high: int, load: Any) -> Any:
+        top, at = int(load.argmax()), int(place[head])
+        first = max((int(place[s]) for i in group for s in self.inputs[i] if s not in group), default=0)
+        last = min((int(place[u]) for i in group for u in self.users[i] if u not in group), default=0)
+        half = at > self.middle
+        low = max(first + 1, self.middle + 1) if half else first + 1
+        high = min(last, self.end if half else self.middle)
+        if high <= low or (high <= top and at < top) or (low > top and at > top):
+            return
         inside = sorted(group, key=lambda i: place[i])
         rest = [i for i in order if i not in group]
         spots = [k for k in range(low, high + 1) if k == high or order[k] not in group]
