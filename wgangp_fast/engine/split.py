@@ -295,9 +295,32 @@ def normalise(graph: fx.Graph) -> None:
         elif node.target is aten.addmv.default:
             _sum_of_product(graph, node, aten.mv.default)
     for node in list(graph.nodes):
+        if node.target is aten.add.Tensor:
+            _bias(graph, node)
+    for node in list(graph.nodes):
         if node.op == "call_function" and "_norm" in str(node.target) and args_of(node):
             _uniform_norm(graph, node)
     sweep(graph)
+
+
+def _bias(graph: fx.Graph, node: fx.Node) -> None:
+    """A bias that was added behind a view of its linear product (as vmap writes it) goes into the product."""
+    arguments = args_of(node)
+    if node.kwargs or len(arguments) != 2 or not all(isinstance(a, fx.Node) for a in arguments):
+        return
+    for bias, view in (arguments, arguments[::-1]):
+        if bias.op != "placeholder" or view.target not in VIEWS or len(view.users) != 1:
+            continue
+        product = args_of(view)[0]
+        if product.target is not aten.linear.default or len(product.users) != 1 or len(product.args) != 2:
+            continue
+        columns = value_of(product).shape[-1]
+        same = value_of(view).shape[-1] == columns and value_of(bias).shape == (columns,)
+        if same and value_of(bias).dtype == value_of(product).dtype:
+            product.args = (*product.args, bias)
+            node.replace_all_uses_with(view)
+            graph.erase_node(node)
+            return
 
 
 def _uniform_norm(graph: fx.Graph, node: fx.Node) -> None:
@@ -359,6 +382,9 @@ def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 def _untransposed(node: Any) -> fx.Node | None:
     return args_of(node)[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
+
+
+VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
 def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
