@@ -36,7 +36,8 @@ def pictures(result: Result) -> Iterator[tuple[str, str, Callable[[Result, Path]
     kind, base = result["suite"], report.baseline(result)
     if kind == "growth":
         yield "growth", f"Time of a call of {base} and ours against batch, width and depth", plots.growth
-    elif any("ratio" in entry for entry in entries):
+        return
+    if any("ratio" in entry for entry in entries):
         yield f"{kind}-speedup", f"Times as fast as {base}", plots.speedups
     if any("share_of_floor" in entry for entry in entries):
         yield f"{kind}-floor", "Per cent of the measured floor", plots.floor_shares

@@ -1,4 +1,6 @@
-"""Ways to compute one product with the libraries at hand: what the floor chooses the fastest of.
+"""Ways to compute one product with torch and its libraries: what the floor chooses the fastest of.
+
+No kernel of this package is among them: the floor is what others' best products take.
 
 Each way is a function of no arguments on tensors of its own, which returns the result alone. Layouts are
 part of the way: a channels_last way gets channels_last arguments, as in a critic that is kept so.
@@ -13,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .. import backend
-from ..ops.registry import implementation
 from .counting import FORWARD, OF_A, OF_B, Product
 
 Ways = dict[str, Callable[[], Any]]
@@ -100,7 +100,6 @@ def _convolution(product: Product, function: str, a: Tensor, b: Tensor, g: Tenso
             found[name] = _convolved(product, function, *own)
     if a.dim() == 4 and product.geometry[3] is False and product.geometry[5] == 1:
         found["unfold + mm"] = _unfolded(product, function, a, b, g)
-        found |= _rows(product, function, a, b, g)
     return found
 
 
@@ -123,30 +122,6 @@ def _unfolded(product: Product, function: str, a: Tensor, b: Tensor, g: Tensor) 
     if function == OF_A:
         return lambda: F.fold(torch.matmul(w.t(), columns), a.shape[2:], *window)
     return lambda: torch.einsum("nol,nkl->ok", columns, F.unfold(a, *window)).view(b.shape)
-
-
-def _rows(product: Product, function: str, a: Tensor, b: Tensor, g: Tensor) -> Ways:
-    """oneDNN's product of rows that this package unfolds: no library's way, but it lowers the floor."""
-    multiply = _onednn(a)
-    if multiply is None or a.dtype != torch.float32 or backend.missing("cpu") is not None:
-        return {}
-    unfold, fold = (implementation(name, "cpu") for name in ("unfold_rows", "fold_rows"))
-    stride, padding, dilation = product.geometry[:3]
-    window = (*b.shape[2:], *stride, *padding, *dilation)
-    w, outputs = b.reshape(b.shape[0], -1), b.shape[0]
-
-    def rows_of_g() -> Tensor:
-        return g.flatten(2).transpose(1, 2).reshape(-1, outputs)
-
-    if function == FORWARD:
-        return {
-            "unfolded rows, oneDNN": lambda: (
-                multiply(unfold(a, *window), w).view(a.shape[0], -1, outputs).transpose(1, 2).reshape(g.shape)
-            )
-        }
-    if function == OF_A:
-        return {"unfolded rows, oneDNN": lambda: fold(multiply(rows_of_g(), w.t()), *a.shape, *window)}
-    return {"unfolded rows, oneDNN": lambda: multiply(rows_of_g().t(), unfold(a, *window).t()).view(b.shape)}
 
 
 _FAMILIES: dict[str, Callable[[Product, str, Tensor, Tensor, Tensor], Ways]] = {

@@ -324,7 +324,7 @@ def _ratios(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
 def _head(figure: Any, result: dict[str, Any], title: str, more: str) -> None:
     """The title, and under it what was measured on, in an empty line that the layout leaves room for."""
     where = result["environment"]
-    threads = "" if where["cuda"] else f", {where['threads']} threads"
+    threads = "" if where["cuda"] else f", {where['threads']} thread{'s' * (where['threads'] != 1)}"
     head = figure.suptitle(f"{title}\n", fontsize=11.5, fontweight="bold", x=0.01, ha="left")
     figure.draw_without_rendering()
     below = figure.transFigure.inverted().transform((0, head.get_window_extent().y0))[1]
