@@ -1,4 +1,4 @@
-"""A CUDA graph and the stream that it is warmed up and captured on."""
+"""A CUDA graph, and the stream that its work is warmed up on."""
 
 from __future__ import annotations
 
@@ -45,10 +45,16 @@ class Capture:
         self.graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             self.graph.register_generator_state(generator)
-        # The warm-up's stream, which autograd remembers; other threads (a loader's) may go on allocating.
+        # A stream of its own, so that the libraries' workspaces are made in the graph's memory and live as
+        # long as it does; other threads (a loader's) may go on allocating.
         with (
             torch.cuda.device(self.device),
-            torch.cuda.graph(self.graph, pool=pool, stream=self.stream, capture_error_mode="thread_local"),
+            torch.cuda.graph(
+                self.graph,
+                pool=pool,
+                stream=torch.cuda.Stream(self.device),
+                capture_error_mode="thread_local",
+            ),
         ):
             return run()
 
