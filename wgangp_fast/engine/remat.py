@@ -22,6 +22,8 @@ from .writer import args_of
 
 #: shares of a plan's own cost that may be spent on making values again
 FREE, ASKED = 0.03, 0.22
+#: what a repeat that nobody asked for has to free, in shares of the peak for a share of the cost
+WORTH = 8
 #: steps of the search, and candidates tried in each
 STEPS, TRIED = 400, 6
 #: one in so many candidates is taken in one step, where there are many
@@ -48,7 +50,7 @@ def economise(program: Program, overwrites: Overwrites, asked: bool) -> None:
     most = cost_of(program) * (1 + (ASKED if asked else FREE))
     peak = Timeline(program, overwrites).peak
     for _ in range(ROUNDS if asked or peak > SMALL else 0):
-        rematerialise(program, overwrites, most - cost_of(program))
+        rematerialise(program, overwrites, most - cost_of(program), 0 if asked else WORTH)
         schedule(program, overwrites)
         before, peak = peak, Timeline(program, overwrites).peak
         if peak >= before * (1 - NEGLIGIBLE):
@@ -60,27 +62,27 @@ def cost_of(program: Program) -> float:
     return sum(facts(node).cost for node in program.graph.nodes)
 
 
-def rematerialise(program: Program, overwrites: Overwrites, limit: float) -> None:
-    """Drop and repeat, for at most ``limit`` of cost."""
+def rematerialise(program: Program, overwrites: Overwrites, limit: float, worth: float) -> None:
+    """Drop and repeat, for at most ``limit`` of cost, only what is ``worth`` it (see :data:`WORTH`)."""
     tried = program.clone()
-    peaks = _search(tried, overwrites, limit, STEPS)
+    peaks = _search(tried, overwrites, limit, worth, STEPS)
     enough = min(peaks) * (1 + NEGLIGIBLE)
     steps = next(k for k, peak in enumerate(peaks) if peak <= enough)
     if steps == len(peaks) - 1:
         program.take(tried)
     else:
-        _search(program, overwrites, limit, steps)
+        _search(program, overwrites, limit, worth, steps)
 
 
-def _search(program: Program, overwrites: Overwrites, limit: float, steps: int) -> list[int]:
+def _search(program: Program, overwrites: Overwrites, limit: float, worth: float, steps: int) -> list[int]:
     """Take up to ``steps`` steps; the peak before the first and after each."""
     timeline = Timeline(program, overwrites)
     scale, peaks = float(max(timeline.peak, 1)), [timeline.peak]
-    best = pressure(timeline.load, scale)
+    best, share = pressure(timeline.load, scale), worth * scale / max(cost_of(program), 1.0)
     refused: set[Any] = set()
     while len(peaks) <= steps:
         every: list[Drop | Split] = [*_candidates(timeline, limit), *_splits(timeline)]
-        found = [c for c in every if c.key not in refused and c.cost <= limit]
+        found = [c for c in every if c.key not in refused and c.cost <= limit and c.gain >= share * c.cost]
         found.sort(key=lambda c: c.cost / c.gain)
         for group in [_independent(found, limit), *([c] for c in found[:TRIED])]:
             undo = [candidate.apply(program) for candidate in group]
