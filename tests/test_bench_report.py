@@ -210,7 +210,7 @@ def test_pictures_have_no_overlapping_text(figures: list[Any], tmp_path: Path) -
             texts += axes.texts
             # Ticks beyond the limits exist, but are not drawn.
             for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-                ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+                ticks = [(tick.get_loc(), tick.label1) for tick in axis.get_major_ticks()]
                 texts += [label for at, label in ticks if min(limits) <= at <= max(limits)]
         for text in texts:
             if text.get_text().strip() and text.get_visible():
@@ -219,7 +219,8 @@ def test_pictures_have_no_overlapping_text(figures: list[Any], tmp_path: Path) -
                 assert box.x1 <= width + 1, text
                 assert box.y0 >= -1, text
                 assert box.y1 <= height + 1, text
-                boxes.append((text.get_text(), box.shrunk(0.9, 0.8)))
+                if not text.get_text().endswith("\n"):  # the title's empty line is the next line's
+                    boxes.append((text.get_text(), box.shrunk(0.9, 0.8)))
         for i, (one, a) in enumerate(boxes):
             assert not [other for other, b in boxes[i + 1 :] if a.overlaps(b)], one
 
