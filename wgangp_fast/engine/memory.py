@@ -100,6 +100,7 @@ class Program:
         self.middle = self.graph.call_function(between, (fx.map_arg(result, copies.__getitem__),))
         first, *places = sweeps.backward.graph.find_nodes(op="placeholder")
         copies[first] = self.middle
+        self.middle.meta = dict(first.meta)
         copies.update(zip(places, (copies[node] for node in saved)))
         for node in sweeps.backward.graph.nodes:
             if node.op not in ("placeholder", "output"):
@@ -141,6 +142,7 @@ class Program:
             ahead[node] = forward.node_copy(node, ahead.__getitem__)
         saved: dict[fx.Node, fx.Node] = {}
         seed = backward.placeholder("seed")
+        seed.meta = dict(self.middle.meta)
         after: dict[fx.Node, fx.Node] = {self.middle: seed}
         for node in order[middle + 1 :]:
             for source in node.all_input_nodes:

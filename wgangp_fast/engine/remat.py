@@ -8,6 +8,7 @@ weights. So a deep critic falls into segments by itself. Draws of random numbers
 
 from __future__ import annotations
 
+import bisect
 import operator
 from dataclasses import dataclass
 from typing import Any
@@ -234,15 +235,19 @@ def _candidates(timeline: Timeline, limit: float) -> list[Drop]:
     for node in timeline.nodes[: top + 1]:
         for block in timeline.held[node]:
             holders.setdefault(block, []).append(node)
-    found = []
+    found, ratios = [], list[float]()
     for block in timeline.alive(top):
         if timeline.size[block] < least:
             break
         if block in busy or timeline.dies[block] == top:
             continue
-        drop = _Recipe(timeline, top, block, holders[block], limit).drop()
+        most = limit
+        if len(ratios) > 2 * TRIED:  # far dearer than what is there already: not worth its search
+            most = min(limit, 4 * ratios[TRIED] * float(timeline.size[block]))
+        drop = _Recipe(timeline, top, block, holders[block], most).drop()
         if drop is not None:
             found.append(drop)
+            bisect.insort(ratios, drop.cost / drop.gain)
     return found
 
 
@@ -282,6 +287,8 @@ class _Recipe:
         """Add what makes ``value`` again to the chain."""
         if value in self.chain:
             return True
+        if self.limit < 0:
+            return False
         if not repeatable(value) or any(_draws(user) for user in value.users):
             return False
         size = self._bytes(value)
@@ -318,7 +325,12 @@ class _Recipe:
     def _keep(self, source: fx.Node) -> bool:
         """Let ``source`` live until the copy."""
         blocks = self.timeline.held[source]
-        if isinstance(facts(source).value, tuple) or self.block in blocks or self._overwritten(source):
+        if (
+            self.limit < 0
+            or isinstance(facts(source).value, tuple)
+            or self.block in blocks
+            or self._overwritten(source)
+        ):
             return False
         self.longer |= set(blocks)
         return True
