@@ -101,7 +101,7 @@ def test_the_simulated_peak_is_the_measured_one(recompute: bool) -> None:
 
 def test_a_call_that_reads_a_shape_alone_holds_nothing() -> None:
     critic = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.AvgPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 1)
+        nn.Conv2d(3, 8, 3, padding=1), nn.AvgPool2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 1)
     )
     x = torch.randn(4, 3, 16, 16)
     gradient, saved, _ = planned(critic, x).forward(x, tuple(critic.parameters()))

@@ -24,7 +24,7 @@ from .writer import args_of
 #: shares of a plan's own cost that may be spent on making values again
 FREE, ASKED = 0.03, 0.22
 #: what a repeat that nobody asked for has to free, in shares of the peak for a share of the cost
-WORTH = 8
+WORTH = 9
 #: steps of the search, and candidates tried in each
 STEPS, TRIED = 400, 6
 #: one in so many candidates is taken in one step, where there are many
