@@ -235,6 +235,11 @@ def test_gradients_of_a_graph_may_be_kept_and_added() -> None:
         penalty("graph").backward()
     grads = [p.grad for p in critic.parameters() if p.grad is not None]
     assert_close(grads, [3 * g for g in expected])
+    weights = [p for p in critic.parameters() if p.grad is not None]
+    first = torch.autograd.grad(penalty("graph"), weights)
+    kept = [g.clone() for g in first]
+    torch.autograd.grad(7 * penalty("graph"), weights)
+    assert_close(list(first), kept)
 
 
 @pytest.mark.usefixtures("emulated")
