@@ -9,6 +9,8 @@ run to run.
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,7 +157,11 @@ FEW_CHANNELS = 4
 def tiles_are_fast() -> bool:
     """Whether this processor has the vectors that the own kernels' tiles are cut for."""
     wide = torch.backends.cpu.get_cpu_capability() in ("AVX512", "AVX2")
-    return wide and hasattr(torch.ops.wgangp_fast, "convolve")
+    if not wide or not hasattr(torch.ops.wgangp_fast, "convolve"):  # a library from before these kernels
+        return False
+    for name, flops in CONVOLUTION_FLOPS.items():
+        register_flop_formula(getattr(torch.ops.wgangp_fast, name))(flops)
+    return True
 
 
 def steps(stride: Any, padding: Any, dilation: Any) -> tuple[int, ...]:
@@ -226,6 +232,18 @@ def _flops(a: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> in
         rows *= size
     return 2 * rows * weight[0] * weight[1]
 
+
+def _convolution_flops(places: Any, weight: Any) -> int:
+    """Two for each multiply-add, with the padding, as torch counts; shapes of outputs and weight."""
+    return 2 * math.prod(places) * math.prod(weight[1:])
+
+
+#: what a flop counter counts for the package's own products, from shapes
+CONVOLUTION_FLOPS: dict[str, Callable[..., int]] = {
+    "convolve": lambda x, weight, *_, out_shape, **__: _convolution_flops(out_shape, weight),
+    "convolve_back": lambda g, weight, *_, **__: _convolution_flops(g, weight),
+    "weight_gradient": lambda xs, gs, *_, out_shape, **__: sum(_convolution_flops(g, out_shape) for g in gs),
+}
 
 if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
     register_flop_formula(torch.ops.mkldnn._linear_pointwise)(_flops)
