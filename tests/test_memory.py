@@ -100,14 +100,23 @@ def test_the_simulated_peak_is_the_measured_one(recompute: bool) -> None:
 
 
 def test_a_call_that_reads_a_shape_alone_holds_nothing() -> None:
-    critic = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.AvgPool2d(3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 64, 1)
-    )
-    x = torch.randn(4, 3, 16, 16)
-    gradient, saved, _ = planned(critic, x).forward(x, tuple(critic.parameters()))
-    assert gradient.shape == x.shape
-    # Before the pool there are 4 * 8 * 16 * 16 values: of these only the pool's shape would be read.
-    assert max(value.numel() for value in saved if value.shape[0] == 4) <= 4 * 8 * 8 * 8
+    def forward(graph: fx.Graph) -> Any:
+        x = graph.placeholder("x")
+        h = graph.call_function(torch.exp, (x,))
+        return graph.call_function(torch.sin, (h,)), h
+
+    def backward(graph: fx.Graph) -> Any:
+        seed, h = graph.placeholder("seed"), graph.placeholder("saved")
+        pooled = graph.call_function(torch.ops.aten.avg_pool2d.default, (seed, [2, 2]))
+        back = torch.ops.aten.avg_pool2d_backward.default
+        return (graph.call_function(back, (pooled, h, [2, 2], [], [0, 0], False, True, None)),)
+
+    program = program_of(forward, backward, torch.empty(2, 3, 8, 8))
+    schedule.stand_in(program, lambda node: False)
+    program.split()
+    assert program.sweeps.saved_is_tensor == ()
+    assert program.sweeps.backward is not None
+    assert program.sweeps.backward(torch.ones(2, 3, 8, 8))[0].shape == (2, 3, 8, 8)
 
 
 def test_large_weight_gradients_do_not_wait() -> None:
