@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .. import checks
 from ..execution import DEFAULT, Execution
 from ..ops.registry import Kernels
 from .capture import Binding, Captured
@@ -146,12 +147,15 @@ class Plan:
     def cotangent(self, shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Derivative of ``mean D(fake) - mean D(real)`` for the scores of real and fake; made once."""
         key = (tuple(shape), dtype, device)
-        if key not in self._cotangents:
+        found = self._cotangents.get(key)
+        if found is None:
             dim, _, length = self.score_cut
             half = [length // 2 if d == dim else size for d, size in enumerate(shape)]
             each = torch.full(half, 1 / max(math.prod(half), 1), dtype=dtype, device=device)
-            self._cotangents[key] = torch.cat([-each, each], dim)
-        return self._cotangents[key]
+            found = torch.cat([-each, each], dim)
+            if not checks.capturing(device):  # a CUDA graph's memory is not this plan's to keep
+                self._cotangents[key] = found
+        return found
 
     def complete(self, found: dict[int, Tensor]) -> list[Tensor | None]:
         """Gradients of all leaves from those of some: zeros where stock code has zeros, else None."""
