@@ -80,7 +80,7 @@ emulate: ## the CUDA kernels on a CPU, by emulation
 	$(CMAKE) --build build/emulate -j $(JOBS)
 	cd build/emulate && ctest --output-on-failure -j $(JOBS) -R emulated
 
-gpu: ## tests and the penalty benchmark on a CUDA machine's own python3, results in $OUT or benchmarks/results
+gpu: ## tests and benchmarks on a CUDA machine's own python3 (PART=tests|bench), results in $OUT or benchmarks/results
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
 
 clean: ## remove .venv, caches, demo/ and builds (not runs/)

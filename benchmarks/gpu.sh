@@ -3,7 +3,8 @@
 #
 # Uses the machine's own python3 (PYTHON=...) with its torch, triton and nvcc, builds in place and installs
 # nothing. A step that fails or runs out of its time does not stop the later ones; the exit code says whether
-# any did. Within 9 minutes in all.
+# any did. Within 9 minutes for each part; the second finds what the first built.
+#   PART=tests|bench|all     the tests and sanitizers; the benchmarks; both, cut to the same 9 minutes (all)
 #   OUT=folder               where the results go (benchmarks/results)
 #   WGANGP_FAST_DEVICE=cpu   rehearse without a GPU: the same steps, on the CPU
 set -uo pipefail
@@ -12,6 +13,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-python3}
 device=${WGANGP_FAST_DEVICE:-cuda}
 out=${OUT:-benchmarks/results}
+part=${PART:-all}
+case $part in tests | bench | all) ;; *) echo "make gpu: PART must be tests, bench or all; got $part" && exit 2 ;; esac
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export PYTHONPATH=. PYTHONUNBUFFERED=1
@@ -79,29 +82,45 @@ step environment 30 "$python" -m wgangp_fast.bench --environment --device "$devi
   --out "$work/environment.json"
 step build 150 bash -c build
 # Threads that spin while they wait cost the tests time; the benchmarks keep the default.
-kernels=(tests/gpu tests/test_ops.py tests/test_mlp_penalty.py tests/test_products.py)
 pytest=(env OMP_WAIT_POLICY=passive "$python" -m pytest -q -p no:cacheprovider)
-step kernel-tests 70 "${pytest[@]}" "${kernels[@]}" -k "not triton"
-# Triton compiles a kernel for each activation, layout and dtype: the two dtypes that people train in.
-if [ "$device" = cuda ]; then
-  step triton-tests 100 "${pytest[@]}" tests/test_ops.py -k "triton and (float32 or bfloat16)"
-fi
-if [ "$device" = cuda ]; then
-  step cuda-programs 100 bash -c 'programs && run_programs'
-  if command -v compute-sanitizer >/dev/null; then
-    step memcheck 45 bash -c 'run_programs memcheck'
-    step racecheck 45 bash -c 'run_programs racecheck'
-  else
-    echo "== no compute-sanitizer on PATH"
-    names+=(sanitizer) codes+=(127) walls+=(0)
+bench() { # bench NAME SECONDS ARGUMENTS...: one suite, into the result NAME
+  local name=$1 seconds=$2
+  shift 2
+  step "$name" "$seconds" "$python" -m wgangp_fast.bench "$@" --device "$device" --out "$work/$name.json"
+}
+
+if [ "$part" != bench ]; then
+  step gpu-tests 120 "${pytest[@]}" tests/gpu
+  kernels=(tests/test_ops.py tests/test_mlp_penalty.py tests/test_products.py)
+  step kernel-tests 70 "${pytest[@]}" "${kernels[@]}" -k "not triton"
+  # Triton compiles a kernel for each activation, layout and dtype: the two dtypes that people train in.
+  if [ "$device" = cuda ]; then
+    step triton-tests 100 "${pytest[@]}" tests/test_ops.py -k "triton and (float32 or bfloat16)"
+    step cuda-programs 100 bash -c 'programs && run_programs'
+    if command -v compute-sanitizer >/dev/null; then
+      step memcheck 45 bash -c 'run_programs memcheck'
+      step racecheck 45 bash -c 'run_programs racecheck'
+    else
+      echo "== no compute-sanitizer on PATH"
+      names+=(sanitizer) codes+=(127) walls+=(0)
+    fi
   fi
 fi
-step ops 90 "$python" -m wgangp_fast.bench --suite ops --device "$device" --preset \
-  "$([ "$device" = cuda ] && echo full || echo quick)" --out "$work/ops.json"
-step penalty 150 "$python" -m wgangp_fast.bench --suite penalty --device "$device" --preset quick --memory \
-  --out "$work/penalty.json"
-# What time is left goes to the other tests: the penalty on this device.
-step penalty-tests 120 "${pytest[@]}" tests/test_penalty.py tests/test_lower.py tests/test_api.py -x
+if [ "$part" != tests ]; then
+  # What the project is measured by comes first: a part that runs out of time loses its end.
+  bench penalty 150 --suite penalty --preset quick --memory
+  bench critic_step 150 --suite critic_step --preset quick --memory
+  bench ops 90 --suite ops --preset "$([ "$device" = cuda ] && echo full || echo quick)"
+  if [ "$device" = cuda ]; then
+    bench rivals 180 --suite penalty --preset full --workload dcgan64-layernorm
+    bench train_step 60 --suite train_step --workload dcgan64-layernorm
+  fi
+  bench accuracy 45 --suite accuracy --workload toy --workload dcgan64-layernorm
+fi
+# What time is left goes to the other tests: penalty and loss on this device.
+if [ "$part" != bench ]; then
+  step other-tests 120 "${pytest[@]}" tests/test_loss.py tests/test_penalty.py tests/test_api.py -x
+fi
 
 # 124 and 137 are timeout's codes.
 failed=0 rows=

@@ -2,7 +2,7 @@
 
     python benchmarks/summarise.py FOLDER OUT
 
-FOLDER holds environment.json, steps.json and, as far as they came about, ops.json and penalty.json. Writes
+FOLDER holds environment.json, steps.json and, as far as they came about, a result of each suite. Writes
 ``OUT/<device>-<date>.json`` (everything, every sample) and the same ``.md``, and prints a short table.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from wgangp_fast.bench import report
 
+SUITES = ("penalty", "critic_step", "rivals", "train_step", "accuracy", "ops")
 RESULTS = {0: "ok", 124: "timed out", 137: "timed out", 127: "not here"}
 
 
@@ -29,7 +30,7 @@ def main(folder: Path, out: Path) -> int:
     name = f"{device}-{str(environment.get('date', 'undated'))[:10]}"
     out.mkdir(parents=True, exist_ok=True)
     (out / f"{name}.json").write_text(json.dumps(parts, indent=1) + "\n")
-    tables = [report.markdown(parts[key]) for key in ("ops", "penalty") if key in parts]
+    tables = [report.markdown(parts[key]) for key in SUITES if key in parts]
     steps = [
         f"{step['step']:<16}{RESULTS.get(step['exit_code'], 'failed'):<12}{step['wall_s']:>5} s"
         for step in parts["steps"]["steps"]
@@ -49,7 +50,7 @@ def main(folder: Path, out: Path) -> int:
 def _short(parts: dict[str, Any]) -> list[str]:
     """The ratios alone."""
     lines = []
-    for key in ("ops", "penalty"):
+    for key in SUITES:
         for row in parts.get(key, {}).get("rows", []):
             found = [
                 f"{name} {entry['ratio']:.2f}" if "ratio" in entry else f"{name} {entry['status']}"
