@@ -60,10 +60,13 @@ def _saved(ctx: Any) -> list[Tensor]:
     return saved
 
 
-def _sweep34(ctx: Any, seed: Tensor, saved: list[Tensor]) -> tuple[Tensor | None, list[Tensor | None]]:
+def _sweep34(ctx: Any, seed: list[Tensor], saved: list[Tensor]) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Sweeps 3 and 4; both lists are emptied, so that what they hold dies after its last use."""
+    shape, dtype, device = seed[0].shape, seed[0].dtype, seed[0].device
     of_x, of_leaves = ctx.plan.backward(seed, saved, ctx.numbers)
     if of_x is None and ctx.plan.sweeps.wants_x:
-        of_x = torch.zeros_like(seed)  # piecewise linear: the penalty does not change with x
+        # piecewise linear: the penalty does not change with x
+        of_x = torch.zeros(shape, dtype=dtype, device=device)
     return of_x, of_leaves
 
 
@@ -99,7 +102,7 @@ def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     gradient, slope = saved[:2]
     points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
     del saved[: 2 + len(points)]
-    seed = ctx.plan.kernels.penalty_seed(gradient, slope, incoming)
+    seed = [ctx.plan.kernels.penalty_seed(gradient, slope, incoming)]
     del gradient
     of_x, of_leaves = _sweep34(ctx, seed, saved)
     return [*_of_points(ctx, of_x, points), *of_leaves]
@@ -181,7 +184,7 @@ def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     del gradient
     if plan.mapped:
         seed = seed.unsqueeze(0)
-    seeds = seed, plan.cotangent(*ctx.score) * incoming
+    seeds = [(seed, plan.cotangent(*ctx.score) * incoming)]
     del seed
     (of_x, of_rest), of_leaves = plan.backward(seeds, saved, ctx.numbers)
     if plan.mapped:
@@ -274,5 +277,5 @@ class InputGradientFunction(Function):
 
 
 def _input_gradient_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
-    of_x, of_leaves = _sweep34(ctx, incoming, _saved(ctx))
+    of_x, of_leaves = _sweep34(ctx, [incoming], _saved(ctx))
     return [of_x, *of_leaves]

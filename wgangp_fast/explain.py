@@ -167,7 +167,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
         with torch.no_grad():
             gradient, saved, numbers = found.forward(x.detach(), copies)
             if sweeps.backward is not None:
-                found.backward(_seed(found, gradient), saved, numbers)
+                found.backward([_seed(found, gradient)], saved, numbers)
     ran = str(found.executor)  # what counts below counts operators, which only Python calls one by one
     with torch.no_grad(), FlopCounterMode(display=False) as first:
         gradient, saved, numbers = found.forward(x.detach(), copies)
@@ -175,7 +175,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
     total = first.get_total_flops()
     if sweeps.backward is not None:
         with torch.no_grad(), FlopCounterMode(display=False) as second:
-            found.backward(_seed(found, gradient), saved, numbers)
+            found.backward([_seed(found, gradient)], saved, numbers)
         total += second.get_total_flops()
     flops = sum(row.flops for row in rows)
     return Explanation(

@@ -132,16 +132,19 @@ class JointDerivation(Derivation):
         parts = [p for p in (c, d) if p is not None]
         size = value_of(node).shape[0]
         pair = rule.a in t and g is not None and slots[rule.b] in self.needed
-        if pair:
+        listed = pair and rule.takes_pairs(site)
+        if pair and not listed:
             right = torch.cat([self._there(g), *parts], 0)
             both = torch.narrow(right, 0, size, (2 if c is None else 3) * size)
         else:
             both = right = parts[0] if c is None else torch.cat(parts, 0)
         if slots[rule.b] in self.needed:
             primal = site.primal(rule.a)
-            left = torch.cat([t[rule.a], primal], 0) if pair else primal
-            found = {rule.b: rule.transpose_b(site, left, right)}
-            self._add(self.adjoint, node, found, self.needed)
+            if listed:
+                found = rule.transpose_b_of(site, [(t[rule.a], self._there(g)), (primal, both)])
+            else:
+                found = rule.transpose_b(site, torch.cat([t[rule.a], primal], 0) if pair else primal, right)
+            self._add(self.adjoint, node, {rule.b: found}, self.needed)
         if rule.bias is not None and slots.get(rule.bias) in self.needed:
             self._add(self.adjoint, node, {rule.bias: rule.bias_gradient(site, both)}, self.needed)
         if slots[rule.a] in self.needed:

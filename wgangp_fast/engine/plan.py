@@ -127,7 +127,9 @@ class Plan:
             return gradient, saved, []
         return gradient, [saved[i] for i in self._tensors], [saved[i] for i in self._numbers]
 
-    def backward(self, seed: Any, saved: list[Any], numbers: list[Any]) -> tuple[Any, list[Tensor | None]]:
+    def backward(
+        self, seed: list[Any], saved: list[Any], numbers: list[Any]
+    ) -> tuple[Any, list[Tensor | None]]:
         """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves).
 
         A joint plan takes (seed, cotangent of the scores of real and fake) and gives the adjoints of x
@@ -141,7 +143,7 @@ class Plan:
             values = iter(numbers)
             saved[:] = [next(tensors if is_tensor else values) for is_tensor in self.sweeps.saved_is_tensor]
             del tensors
-        of_x, *found = self._backward(seed, saved)
+        of_x, *found = self._backward(seed.pop(), saved)
         return of_x, self.complete(dict(zip(self.wanted, found)))
 
     def cotangent(self, shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -38,6 +38,10 @@ class Bilinear(Rule):
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
         raise NotImplementedError
 
+    def takes_pairs(self, site: Site) -> bool:
+        """Whether :meth:`transpose_b_of` takes its pairs as they are, without a copy of them in a row."""
+        return False
+
     def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
         """The sum of :meth:`transpose_b` over pairs ``(a, g)``, in one call; for rules that merge."""
         assert self.merge is not None
@@ -155,14 +159,17 @@ class Convolution(Bilinear):
             g, shaped, b, None, *self._geometry(site), [True, False, False]
         )[0]
 
+    def takes_pairs(self, site: Site) -> bool:
+        return "weight" in site.notes.get("own", ())
+
     def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
-        if "weight" not in site.notes.get("own", ()):
+        if not self.takes_pairs(site):
             return super().transpose_b_of(site, pairs)
         a, g = (list(values) for values in zip(*pairs))
         return KERNELS["weight_gradient"].call(a, g, *site.shape(self.b)[2:], *self._steps(site))
 
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
-        if "weight" in site.notes.get("own", ()):
+        if self.takes_pairs(site):
             return self.transpose_b_of(site, [(a, g)])
         return aten.convolution_backward.default(
             g, a, site.primal(self.b), None, *self._geometry(site), [False, True, False]
