@@ -85,6 +85,7 @@ def parser() -> argparse.ArgumentParser:
         "--environment", action="store_true", help="print what a result would say of this machine"
     )
     other.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a result")
+    other.add_argument("--brief", type=Path, metavar="FILE", help="print it in short, a line a workload")
     other.add_argument("--plot", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw a result")
     return p
 
@@ -107,6 +108,9 @@ def main(argv: list[str]) -> int:
     p = parser()
     args = p.parse_args(argv)
     try:
+        if args.brief:
+            print(report.brief(suite.load(args.brief)))
+            return 0
         if args.table:
             print(report.markdown(suite.load(args.table)))
             return 0

@@ -217,6 +217,43 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def brief(result: dict[str, Any]) -> str:
+    """Header, and a line a workload in Markdown: stock, ours, the best rival, floor and peak memory.
+
+    Raises:
+        ValueError: no result with times of stock and ours.
+    """
+    if result["suite"] not in ("penalty", "critic_step", "train_step"):
+        raise ValueError(f"a brief table needs times of stock and ours, not of {result['suite']!r}")
+    heads = ["workload", "batch", "stock ms", "ours ms", "stock / ours", "p10-p90", "best rival"]
+    heads += ["% of floor", "peak MiB stock", "ours"]
+    lines = [f"- {line}" for line in header(result)]
+    lines += ["", f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for row in result["rows"]:
+        lines.append(f"| {' | '.join([row['workload'], str(row['batch']), *_brief(row['contestants'])])} |")
+    return "\n".join(lines)
+
+
+def _brief(entries: dict[str, Entry]) -> list[str]:
+    stock, ours = entries[BASELINE], entries["ours"]
+    rivals = {
+        name: entry["ratio"]
+        for name, entry in entries.items()
+        if not name.startswith(("ours", BASELINE + "@")) and name != BASELINE and "ratio" in entry
+    }
+    best = max(rivals, key=lambda name: rivals[name], default="")
+    peak = _number("peak_bytes", ".1f", 2**-20)
+    return [
+        _ms(stock) if "median_s" in stock else stock["status"],
+        *([_ms(ours), f"{ours['ratio']:.2f}", f"{ours['ratio_p10']:.2f}-{ours['ratio_p90']:.2f}"]
+          if "ratio" in ours else [ours["status"], "", ""]),
+        f"{best} {rivals[best]:.2f}" if best else "",
+        _number("share_of_floor", ".0f", 100)(ours),
+        peak(stock),
+        peak(ours),
+    ]  # fmt: skip
+
+
 def plain(result: dict[str, Any]) -> str:
     """The table in columns of text."""
     return _aligned(columns(result), cells(result))

@@ -105,7 +105,9 @@ class JointDerivation(Derivation):
             if node not in self.rules or node not in self.needed:
                 continue
             d = self._gather(self.rest, node)
-            if d is not None and self._meets(node):
+            # Where copies cost more than calls (large activations on a CPU) both kinds of rows stay apart.
+            separate = self._gather(self.adjoint, node) is not None and self._apart(node)
+            if d is not None and self._meets(node) and not separate:
                 self._meet(node, d)
                 continue
             if self._has(with_adjoint, node) or self._gather(self.adjoint, node) is not None:

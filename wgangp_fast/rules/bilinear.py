@@ -38,6 +38,12 @@ class Bilinear(Rule):
     def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
         raise NotImplementedError
 
+    def copies_are_dear(self, site: Site) -> bool:
+        """Whether, on a CPU, activations are large, and the weights small beside them."""
+        copied = site.val(self.a).numel() + site.result.numel()
+        on_cpu = site.val(self.a).device.type == "cpu"
+        return on_cpu and copied > 1 << 18 and site.val(self.b).numel() < 2 * copied
+
     def takes_pairs(self, site: Site) -> bool:
         """Whether :meth:`transpose_b_of` takes its pairs as they are, without a copy of them in a row."""
         return False
@@ -114,14 +120,12 @@ class Convolution(Bilinear):
     a, b, bias = "input", "weight", "bias"
 
     def apart(self, site: Site) -> bool:
-        # One call on both pairs saves a call and a pass over the weights, and costs a copy of activations.
+        # One call on both pairs saves a call and a pass over the weights, and costs a copy of activations
+        # (Own kernels copy nothing, but keep the tangent until then.)
         # On a CPU that pays for small activations and for large weights: at batch 16, 256 to 512 channels at
         # 8 x 8 take 20 ms instead of 31, but 64 to 128 at 32 x 32 take 14 instead of 13
         # (benchmarks/products.py), and more memory.
-        if site.val(self.a).device.type != "cpu":
-            return False
-        copied = site.val(self.a).numel() + site.result.numel()
-        return copied > 1 << 18 and site.val(self.b).numel() < 2 * copied
+        return self.copies_are_dear(site)
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         # Autograd hands zeros through a mean pooling's second order; here it is part of this operator.
@@ -188,6 +192,9 @@ class Linear(Bilinear):
     """``a @ b.T + bias``; plans hold it where the critic's graph has mm or addmm with a transposed weight."""
 
     a, b, bias = "input", "weight", "bias"
+
+    def apart(self, site: Site) -> bool:
+        return self.copies_are_dear(site)
 
     def _onednn(self, site: Site) -> bool:
         return products.takes(site.result, site.shape(self.a)[-1], site.result.shape[-1])
