@@ -194,9 +194,10 @@ def test_one_call_for_all_rows() -> None:
     with _Calls() as calls:
         output = critic_loss(critic, real, fake, alpha=alpha)
         output.loss.backward()
-    # a layer: sweeps 1 and 3; sweep 2, the adjoint of real and fake (not to pixels), one weight gradient
-    assert calls.names.count("aten::convolution") == 2 * 2
-    assert calls.names.count("aten::convolution_backward") == 2 + 1 + 2
+    # A layer: sweeps 1, 2 and 3, the adjoint of real and fake (not to their pixels), one weight gradient. An
+    # input gradient may be written as a transposed convolution.
+    products = ("aten::convolution", "aten::convolution_backward")
+    assert sum(calls.names.count(name) for name in products) == 2 * 3 + 1 + 2
     # logging must not wait for the device
     assert "aten::_local_scalar_dense" not in calls.names
 
