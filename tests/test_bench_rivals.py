@@ -99,7 +99,7 @@ def test_jax_is_right(row: str) -> None:
     assert right, draws
 
 
-@pytest.mark.parametrize("row", ["instancenorm-tanh"])
+@pytest.mark.parametrize("row", ["layernorm", "instancenorm-tanh", "gated"])
 def test_channels_last_is_right(row: str) -> None:
     critic, real, fake = CRITICS[row].build(CPU)
     built = correctness.make(contestants.channels_last(CRITIC_STEP, FLOAT32), critic, real, fake, 0)
@@ -110,9 +110,9 @@ def test_channels_last_is_right(row: str) -> None:
     assert right, draws
 
 
-@pytest.mark.parametrize("row", ["layernorm", "gated"])
-def test_channels_last_stays_out_where_it_can_crash(row: str) -> None:
-    critic, real, fake = CRITICS[row].build(CPU)
+def test_channels_last_stays_out_where_it_can_crash() -> None:
+    _, real, fake = CRITICS["layernorm"].build(CPU)
+    critic = nn.Sequential(nn.Conv2d(real.shape[1], 4, 1, 2), nn.Flatten())
     with pytest.raises(contestants.Absent, match="can crash"):
         correctness.make(contestants.channels_last(CRITIC_STEP, FLOAT32), critic, real, fake, 0)
 
