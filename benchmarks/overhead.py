@@ -49,7 +49,7 @@ def main() -> None:
             x, _ = kernels.interpolate(real, fake, alpha, 0, 0)
             gradient, saved, numbers = ready.forward(x, binding.leaves)
             _, _, slope = kernels.norm_penalty(gradient, 1.0, False, 2)
-            ready.backward(kernels.penalty_seed(gradient, slope, one), saved, numbers)
+            ready.backward([kernels.penalty_seed(gradient, slope, one)], saved, numbers)
 
     def microseconds(function) -> float:
         begin = time.perf_counter()
