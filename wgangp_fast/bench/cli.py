@@ -22,7 +22,7 @@ from .workloads import select
 WITH_RESULTS = {"compare": compare.main, "report": document.main}
 # Rounds, and seconds that the rounds of one workload may take. On 2 cores, for penalty and critic_step:
 # "quick" stays below two minutes, "full" with every rival below twelve.
-PRESETS = {"quick": (15, 3.0), "full": (31, 10.0)}
+PRESETS = {"quick": (15, 2.0), "full": (31, 10.0)}
 
 
 def parser() -> argparse.ArgumentParser:
