@@ -1,4 +1,4 @@
-"""Data: statistics of the toys, the digits, the user's files, and positions that can be restored."""
+"""Data: statistics of the toys, the digits, the user's files, and which one opens what."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from wgangp_fast import data
-from wgangp_fast.data import UserError
+from wgangp_fast.data import Batches, UserError
 
 
 def draw(name: str, count: int) -> torch.Tensor:
-    return data.load(name, seed=1).batch(count)
+    return Batches(data.load(name, seed=1), count, 1)(0)
 
 
 def test_eight_gaussians_have_the_published_radius_and_noise() -> None:
@@ -29,10 +29,10 @@ def test_eight_gaussians_have_the_published_radius_and_noise() -> None:
 
 
 def test_twenty_five_gaussians_are_a_fixed_set_in_a_fixed_order() -> None:
-    source = data.load("toy-25gaussians", seed=1)
-    assert source.size == 100_000
-    first = [source.batch(256) for _ in range(390)]  # 390 whole batches, the remainder is dropped
-    again = source.batch(256)
+    source = Batches(data.load("toy-25gaussians", seed=1), 256, 1)
+    assert source.samples.size == 100_000
+    first = [source(k) for k in range(390)]  # 390 whole batches, the remainder is dropped
+    again = source(390)
     assert torch.equal(again, first[0])
     x = torch.cat(first).double()
     cell = (x / 0.7072).round()
@@ -76,32 +76,10 @@ def test_digits_are_the_embedded_images_in_minus_one_to_one() -> None:
     np.testing.assert_array_equal(labels.numpy(), bunch.target)
 
 
-def test_a_pass_shows_every_sample_once_in_a_new_order(tmp_path: Path) -> None:
-    np.save(tmp_path / "points.npy", np.stack([np.arange(10.0), np.zeros(10)], axis=1))
-    source = data.load(str(tmp_path / "points.npy"), seed=0)
-    passes = [torch.cat([source.batch(5), source.batch(5)])[:, 0].tolist() for _ in range(3)]
-    for order in passes:
-        assert sorted(order) == list(range(10))
-    assert passes[0] != passes[1] != passes[2]
-
-
-@pytest.mark.parametrize("name", ["digits", "toy-8gaussians", "toy-25gaussians", "toy-swissroll"])
-def test_the_position_can_be_saved_and_restored(name: str) -> None:
-    source = data.load(name, seed=4)
-    for _ in range(25):  # digits: into the second pass
-        source.batch(100)
-    state = source.state_dict()
-    expected = [source.batch(100) for _ in range(20)]
-    other = data.load(name, seed=4)
-    other.batch(7)
-    other.load_state_dict(state)
-    for batch in expected:
-        assert torch.equal(other.batch(100), batch)
-
-
 def test_seeds_differ() -> None:
     for name in data.names():
-        assert not torch.equal(data.load(name, seed=0).batch(64), data.load(name, seed=1).batch(64))
+        first, second = (Batches(data.load(name, seed=seed), 64, seed)(0) for seed in (0, 1))
+        assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("layout", ["NHW", "NHWC", "NCHW"])
@@ -112,8 +90,8 @@ def test_image_files_of_every_layout(tmp_path: Path, layout: str) -> None:
     np.save(tmp_path / "x.npy", stored)
     source = data.load(str(tmp_path / "x.npy"), seed=0)
     assert source.shape == (channels, 8, 8)
-    batch = source.batch(6)
-    order = source.state_dict()["order"].numpy()
+    batches = Batches(source, 6, 0)
+    batch, order = batches(0), batches.rows(0).numpy()
     np.testing.assert_allclose(batch.numpy(), 2 * (pixels[order] / 255.0) - 1, atol=1e-6)
 
 
@@ -139,9 +117,9 @@ def test_files_of_another_kind_are_refused_in_one_line(tmp_path: Path, array: np
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     missing = tmp_path / "missing.npy"
-    with pytest.raises(UserError, match=re.escape(f"no data file at {missing}")):
+    with pytest.raises(UserError, match=re.escape(f"no data at {missing}")):
         data.load(str(missing))
-    with pytest.raises(UserError, match=r"unknown data 'digit': neither a \.npy file nor one of digits"):
+    with pytest.raises(UserError, match=r"unknown data 'digit': neither a file or folder nor one of digits"):
         data.load("digit")
     (tmp_path / "x.npy").write_text("not an array")
     with pytest.raises(UserError, match=r"not a readable \.npy file"):
@@ -150,7 +128,7 @@ def test_missing_and_broken_files(tmp_path: Path) -> None:
 
 def test_a_batch_larger_than_the_set_is_refused() -> None:
     with pytest.raises(UserError, match="batch 1798 is larger than the data: digits has 1797"):
-        data.load("digits").batch(1798)
+        Batches(data.load("digits"), 1798, 0)
 
 
 def test_an_absent_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,19 +1,43 @@
-"""Data to train on: embedded sets by name, or the user's .npy file."""
+"""Data to train on: embedded sets by name, prepared folders, and everything that can be prepared."""
 
 from __future__ import annotations
 
-from functools import partial
+import hashlib
+import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ..extras import UserError, require
 from . import toy
-from .dataset import Dataset, Fresh, Stored, to_unit
-from .extras import UserError, require
-from .files import read_npy
+from .cache import Cache, is_cache
+from .dataset import Batches, Fresh, Samples, Stored, hold_out, to_unit
+from .loader import Loader
+from .prepare import Stopped, prepare
+from .sources import read_array
+from .streams import stream
 
-__all__ = ["Dataset", "Fresh", "Stored", "UserError", "load", "modes", "names", "require", "to_unit"]
+__all__ = [
+    "Batches",
+    "Cache",
+    "Fresh",
+    "Loader",
+    "Samples",
+    "Stopped",
+    "Stored",
+    "UserError",
+    "hold_out",
+    "labelled",
+    "load",
+    "mark",
+    "modes",
+    "names",
+    "prepare",
+    "require",
+    "stream",
+    "to_unit",
+]
 
 _FRESH = {"toy-8gaussians": toy.eight_gaussians, "toy-swissroll": toy.swiss_roll}
 _MODES = {
@@ -44,24 +68,82 @@ def modes(name: str) -> toy.Modes | None:
     return _MODES[name]() if name in _MODES else None
 
 
-def load(source: str, seed: int = 0) -> Dataset:
+def load(source: str, seed: int = 0, *, size: int = 0, cache: Path | None = None) -> Samples:
     """Open a set.
 
     Args:
-        source: one of :func:`names`, or the path of a .npy file (see :func:`.files.read_npy`).
-        seed: of the order of the samples, and of the samples themselves where they are drawn.
+        source: one of :func:`names`, a prepared folder, an array that fits in memory (IDX, CIFAR-10, .npy),
+            or photographs (LSUN LMDB, image folder, zip), which are prepared first.
+        seed: of the samples where they are drawn.
+        size: side that photographs get.
+        cache: folder where photographs are prepared, once for each source and size.
 
     Raises:
-        UserError: neither a name nor a readable file.
+        UserError: none of these, or it cannot be read.
     """
-    generator = torch.Generator().manual_seed(seed)
     if source in _FRESH:
-        return Fresh(source, partial(_FRESH[source]), generator)
+        return Fresh(source, _FRESH[source])
     if source == "toy-25gaussians":
-        return Stored(source, toy.twenty_five_gaussians(generator), generator, reshuffle=False)
+        points = toy.twenty_five_gaussians(stream(seed, source))
+        return Stored(source, points, shuffled=False)
     if source == "digits":
-        return Stored(source, digits()[0], generator)
+        return Stored(source, digits()[0])
     path = Path(source)
-    if path.suffix != ".npy" and not path.exists():
-        raise UserError(f"unknown data {source!r}: neither a .npy file nor one of {', '.join(names())}")
-    return Stored(path.stem, read_npy(path), generator)
+    if not path.exists():
+        if path.suffix or "/" in source:
+            raise UserError(f"no data at {path}")
+        raise UserError(f"unknown data {source!r}: neither a file or folder nor one of {', '.join(names())}")
+    if is_cache(path):
+        return Stored(path.name, _tensor(Cache.open(path)))
+    array = read_array(path)
+    if array is not None:
+        return Stored(array.name, torch.as_tensor(array.pixels))
+    if not size or cache is None:
+        raise UserError(
+            f"{path} holds photographs of any size: choose one with --size, or prepare them with "
+            f"wgangp-fast prepare {path} FOLDER --size 64"
+        )
+    return Stored(path.stem, _tensor(_prepared(path, size, cache)))
+
+
+def labelled(source: str) -> tuple[Tensor, Tensor] | None:
+    """The images of a set that has labels, uint8 ``[N, C, H, W]``, and those, int64 ``[N]``; else None.
+
+    Raises:
+        UserError: the set cannot be read.
+    """
+    if source == "digits":
+        images, labels = digits()
+        return ((images + 1) * 127.5).round().to(torch.uint8), labels
+    path = Path(source)
+    if source in names() or not path.exists():
+        return None
+    if is_cache(path):
+        cache = Cache.open(path)
+        return None if cache.labels is None else (_tensor(cache), torch.as_tensor(cache.labels))
+    array = read_array(path)
+    if array is None or array.labels is None:
+        return None
+    return torch.as_tensor(array.pixels), torch.as_tensor(array.labels)
+
+
+def mark(source: str) -> str:
+    """A short name for a set, other for every path: for files that belong to it."""
+    if source in names():
+        return source
+    path = Path(source)
+    # The letters tell sources of one name apart.
+    letters = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+    return f"{re.sub(r'[^A-Za-z0-9_.-]+', '-', path.stem)}-{letters}"
+
+
+def _prepared(path: Path, size: int, folder: Path) -> Cache:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror})") from None
+    return prepare(path, folder / f"{mark(str(path))}-{size}", size=size)
+
+
+def _tensor(cache: Cache) -> Tensor:
+    return torch.from_numpy(cache.images)

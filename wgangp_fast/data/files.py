@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .extras import UserError
+from ..extras import UserError
 
 IMAGE_CHANNELS = (1, 3)
 
@@ -26,6 +26,37 @@ def read_npy(path: Path) -> Tensor:
     Raises:
         UserError: no such file, not a .npy file, or an array of another kind.
     """
+    array = _load(path)
+    if array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise UserError(f"{path} has values that are not finite")
+        return torch.from_numpy(np.array(array, dtype=np.float32))
+    images = _planes(path, array)
+    check_square(f"{path} holds {array.dtype} {list(array.shape)}", images)
+    return torch.from_numpy(images)
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """The images of a .npy file, of any height and width: uint8 ``[N, C, H, W]``, a view of the file.
+
+    Raises:
+        UserError: no such file, not a .npy file, or an array of another kind.
+    """
+    return _planes(path, _load(path))
+
+
+def check_square(found: str, images: np.ndarray) -> None:
+    """Refuse images ``[N, C, H, W]`` that the networks do not take; ``found`` begins the message.
+
+    Raises:
+        UserError: they are not square, or the side is not a multiple of 4 from 8 on.
+    """
+    height, width = images.shape[2:]
+    if height != width or height % 4 or height < 8:
+        raise UserError(f"{found}; images must be square, the side a multiple of 4 and at least 8")
+
+
+def _load(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UserError(f"no data file at {path}")
     try:
@@ -33,22 +64,20 @@ def read_npy(path: Path) -> Tensor:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a readable .npy file ({str(error).splitlines()[0]})") from None
-    found = f"{path} holds {array.dtype} {list(getattr(array, 'shape', []))}"
     if not isinstance(array, np.ndarray) or array.size == 0 or array.ndim == 0:
         raise UserError(f"{path} holds no samples")
-    if array.ndim == 2 and array.shape[1] == 2 and np.issubdtype(array.dtype, np.floating):
-        if not np.isfinite(array).all():
-            raise UserError(f"{path} has values that are not finite")
-        return torch.from_numpy(np.array(array, dtype=np.float32))
+    return array
+
+
+def _planes(path: Path, array: np.ndarray) -> np.ndarray:
+    """As ``[N, C, H, W]``, without a copy."""
+    found = f"{path} holds {array.dtype} {list(array.shape)}"
     if array.dtype != np.uint8 or array.ndim not in (3, 4):
         raise UserError(f"{found}; expected uint8 images [N,H,W], [N,H,W,C], [N,C,H,W] or float points [N,2]")
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in IMAGE_CHANNELS and array.shape[3] in IMAGE_CHANNELS:
         array = array.transpose(0, 3, 1, 2)
-    _, channels, height, width = array.shape
-    if channels not in IMAGE_CHANNELS:
+    if array.shape[1] not in IMAGE_CHANNELS:
         raise UserError(f"{found}; images must have 1 or 3 channels")
-    if height != width or height % 4 or height < 8:
-        raise UserError(f"{found}; images must be square, the side a multiple of 4 and at least 8")
-    return torch.from_numpy(array)
+    return array
