@@ -17,6 +17,7 @@ from wgangp_fast.bench.modes import FLOAT32, MODES
 from wgangp_fast.bench.steps import CRITIC_STEP, PENALTY, Absent, Contestant, Step, Task, eager
 from wgangp_fast.bench.train_step import TRAIN_STEP, with_generators
 from wgangp_fast.bench.workloads import WORKLOADS, Workload
+from wgangp_fast.models.residual import BottleneckBlock, ResidualBlock
 
 CPU = torch.device("cpu")
 TASKS = (PENALTY, CRITIC_STEP)
@@ -44,13 +45,14 @@ TRAINED = workload(
     2,
     generator=lambda: models.build("toy-generator", dim=8, depth=1),
 )
+DOWN: dict[str, Any] = {"resample": "down", "norm": "layer"}
 CRITICS = {
     "mlp": TINY,
     "layernorm": small("layer", "leaky_relu"),
     "instancenorm-tanh": small("instance", "tanh"),
     "gated": small("layer", "gate"),
-    "resnet": workload(lambda: scored(critics.DownBlock(4, 8)), 4, 4, 4),
-    "bottleneck": workload(lambda: scored(critics.BottleneckBlock(4, 8, True)), 4, 4, 4),
+    "resnet": workload(lambda: scored(ResidualBlock(4, 8, **DOWN)), 4, 4, 4),
+    "bottleneck": workload(lambda: scored(BottleneckBlock(4, 8, **DOWN)), 4, 4, 4),
     "attention": workload(lambda: critics.attention(4), 3, 32, 32),
     "audio": workload(lambda: critics.audio(1, 4096), 1, 4096),
     "language": workload(lambda: critics.language(4, 5, 6), 5, 6),
