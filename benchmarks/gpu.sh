@@ -114,6 +114,7 @@ if [ "$part" != tests ]; then
   if [ "$device" = cuda ]; then
     bench rivals 180 --suite penalty --preset full --workload dcgan64-layernorm
     bench train_step 60 --suite train_step --workload dcgan64-layernorm
+    step trainer 120 "$python" benchmarks/trainer.py --rounds 2 --row lsun64-dcgan --device cuda --out "$work/trainer.json"
   fi
   bench accuracy 45 --suite accuracy --workload toy --workload dcgan64-layernorm
 fi

@@ -19,7 +19,8 @@ PACKAGE = ROOT / "wgangp_fast"
 # From bottom to top. A file may import from the layers below its own, and from its own unit (the file
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
-    ("native",),
+    ("extras",),
+    ("native", "arguments"),
     ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "wrappers"),
     ("kernels",),
     ("ops",),
@@ -30,6 +31,7 @@ LAYERS = (
     ("compat", "loss"),
     ("graphs",),
     ("models", "data"),
+    ("metrics",),
     ("explain",),
     ("executors",),
     ("bench", "train"),
@@ -159,8 +161,8 @@ def test_no_long_files() -> None:
 
 
 OPTIONAL = (
-    "PIL clang_format cpuinfo cupy hypothesis jax lmdb matplotlib ninja pybind11 pytest rich scipy sklearn "
-    "tensorboard torchvision tqdm triton tyro"
+    "PIL clang_format cpuinfo cupy hypothesis jax lmdb matplotlib ninja pybind11 pytest rich safetensors "
+    "scipy skimage sklearn tensorboard torchvision tqdm triton tyro"
 )
 
 WITHOUT_EXTRAS = f'''

@@ -11,19 +11,13 @@ import pytest
 import torch
 from graph_emulation import EmulatedCapture, capturing
 from torch import Tensor
-from train_settings import CPU, assert_same, small
+from train_settings import CPU, assert_same, small, trainer_of
 
 from wgangp_fast import checks, cudagraph, data
-from wgangp_fast.data import UserError
-from wgangp_fast.data.toy import Modes
-from wgangp_fast.train import Config, losses, metrics
-from wgangp_fast.train import cli as train_cli
-from wgangp_fast.train.config import RESUMABLE
-from wgangp_fast.train.trainer import Trainer
-
-
-def trainer_of(config: Config) -> Trainer:
-    return Trainer(config, data.load(config.data, config.seed), CPU)
+from wgangp_fast.data import Stored
+from wgangp_fast.train import losses
+from wgangp_fast.train.parallel import Group
+from wgangp_fast.train.trainer import SAMPLE_BATCH, Trainer
 
 
 def weights(trainer: Trainer) -> list[Tensor]:
@@ -80,8 +74,8 @@ class Spy(Trainer):
             assert all(p.abs().max() <= self.config.clip for p in self.critic.parameters())
         return values
 
-    def latents(self, count: int) -> Tensor:
-        z = super().latents(count)
+    def latents(self, purpose: str, k: int, count: int) -> Tensor:
+        z = super().latents(purpose, k, count)
         self.drawn.append(z)
         return z
 
@@ -90,7 +84,8 @@ class Spy(Trainer):
 def test_the_loop_begins_and_ends_with_critic_steps_on_fresh_batches(loss: str, n_critic: int) -> None:
     config = small("toy-8gaussians", loss=loss)
     assert config.n_critic == n_critic
-    spy = Spy(config, data.load(config.data, 0), CPU)
+    spy = trainer_of(config, Spy)
+    assert isinstance(spy, Spy)
     before = weights(spy)
     for _ in range(3):
         spy.iterate()
@@ -144,10 +139,11 @@ def test_the_critic_step_is_the_papers(one_sided: bool) -> None:
     with torch.no_grad():
         for t in (trainer, other):
             t.critic.net[0].weight.mul_(3)  # norms on both sides of 1
-    real = other.data.batch(8)
+    real, fake, alpha = other.critic_batch(0)
     with torch.no_grad():
-        fake = other.generator(torch.randn(8, 2, generator=other.random))
-    alpha = torch.rand(8, generator=other.random)[:, None]
+        torch.testing.assert_close(fake, other.generator(other.latents("critic", 0, 8)))
+    assert 0 <= alpha.min() < alpha.max() < 1
+    alpha = alpha[:, None]
     x = (alpha * real + (1 - alpha) * fake).requires_grad_()
     (gradient,) = torch.autograd.grad(other.critic(x).sum(), x, create_graph=True)
     excess = gradient.square().sum(1).sqrt() - 1
@@ -182,13 +178,115 @@ def test_the_average_has_its_half_life() -> None:
         torch.testing.assert_close(average, (before + now) / 2)
 
 
+def test_accumulated_parts_are_the_whole_step() -> None:
+    """Norm-free networks: cutting a batch changes the order of sums, and nothing else."""
+    config = small("toy-8gaussians", batch=12, generator_batch=24, n_critic=2, lr=1e-3)
+    whole, parts = trainer_of(config), trainer_of(dataclasses.replace(config, accumulate=3))
+    for trainer in (whole, parts):
+        for _ in range(4):
+            trainer.iterate()
+    for a, b in zip(weights(whole), weights(parts), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+    means = [trainer.take_means() for trainer in (whole, parts)]
+    for name, value in means[0].items():
+        assert means[1][name] == pytest.approx(value, rel=1e-3, abs=1e-5), name
+
+
+def test_the_generator_has_a_batch_of_its_own() -> None:
+    spy = trainer_of(small("toy-8gaussians", generator_batch=24, n_critic=2), Spy)
+    assert isinstance(spy, Spy)
+    for _ in range(2):
+        spy.iterate()
+    assert [len(z) for z in spy.drawn] == [8, 8, 24, 8, 8]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+def test_the_learning_rate_falls_to_zero(optimizer: str) -> None:
+    """Factor max(0, 1 - iteration / iters), both networks (paper 2.2)."""
+    trainer = trainer_of(small("toy-8gaussians", lr=0.1, lr_decay="linear", iters=4, optimizer=optimizer))
+    rates = []
+    for _ in range(4):
+        trainer.iterate()
+        for found in (trainer.critic_optimizer, trainer.generator_optimizer):
+            rates.append(found.param_groups[0]["lr"])
+    assert rates == pytest.approx([0.1, 0.1, 0.075, 0.075, 0.05, 0.05, 0.025, 0.025])
+    assert trainer.learning_rate == 0
+
+
+def test_mixed_precision_keeps_the_penalty_in_float32() -> None:
+    """Against the same step in float32: the scores are rounded to bfloat16, the penalty is not."""
+    config = small(n_critic=1, batch=32)
+    exact, mixed = trainer_of(config), trainer_of(dataclasses.replace(config, precision="bf16"))
+    batch = exact.critic_batch(0)
+    assert mixed.critic_batch(0)[1].dtype == torch.float32
+    a, b = exact.objective(*batch), mixed.objective(*batch)
+    assert b.loss.dtype == torch.float32
+    assert a.penalty is not None
+    assert b.penalty is not None
+    assert b.grad_norm is not None
+    assert b.penalty.item() == pytest.approx(a.penalty.item(), rel=1e-5)
+    assert b.wasserstein.item() != a.wasserstein.item()
+    assert b.wasserstein.item() == pytest.approx(a.wasserstein.item(), rel=0.05, abs=0.01)
+    stock = trainer_of(dataclasses.replace(config, precision="bf16", penalty="stock")).objective(*batch)
+    assert stock.loss.item() == pytest.approx(b.loss.item(), rel=1e-5)
+    before = weights(mixed)
+    mixed.critic_update(*batch)
+    mixed.generator_step()
+    assert all(value.dtype == torch.float32 for value in weights(mixed))
+    assert all(not torch.equal(x, y) for x, y in zip(before, weights(mixed), strict=True) if x.dim() > 1)
+
+
+def test_the_held_out_loss_is_of_samples_that_are_never_trained_on() -> None:
+    config = small(batch=8, one_sided=True)
+    source = data.load("digits")
+    train, held_out = data.hold_out(source, 20)
+    assert isinstance(train, Stored)
+    assert isinstance(held_out, Stored)
+    rows = [set(part._rows.tolist()) for part in (train, held_out) if part._rows is not None]
+    assert len(rows[1]) == 20
+    assert rows[0] | rows[1] == set(range(1797))
+    assert not rows[0] & rows[1]
+    trainer = Trainer(config, train, held_out, Group(CPU))
+    found = trainer.held_out_means()
+    again = trainer.held_out_means()
+    assert found == again  # the same batches every time, so that only the networks make a difference
+    losses_found = []
+    assert trainer.held_out is not None
+    for k in range(2):  # 20 samples are two batches of 8
+        with torch.no_grad():
+            fake = trainer.generator(trainer.latents("held out", k, 8))
+            losses_found.append(
+                trainer.objective(trainer.held_out(k), fake, trainer._alpha("held out", k, 8)).loss
+            )
+    assert found["held_out_critic_loss"] == pytest.approx(torch.stack(losses_found).mean().item(), rel=1e-5)
+
+
+def test_samples_do_not_depend_on_how_many_are_asked_for() -> None:
+    """Batch norm has the statistics of whole batches of latents, also for the last part."""
+    trainer = trainer_of(small())
+    z = torch.randn(SAMPLE_BATCH + 3, 3, generator=data.stream(0))
+    assert torch.equal(trainer.sample(z)[:SAMPLE_BATCH], trainer.sample(z[:SAMPLE_BATCH]))
+    assert trainer.sample(z[:1]).std() > 0.01
+
+
 # CUDA graphs, emulated
 
 
-@pytest.mark.parametrize(("loss", "penalty"), [("wgan-gp", "fast"), ("wgan-gp", "stock"), ("gan", "fast")])
-def test_graphs_change_no_number(monkeypatch: pytest.MonkeyPatch, loss: str, penalty: str) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"penalty": "stock"},
+        {"loss": "gan"},
+        {"lr_decay": "linear", "lr": 1e-3, "iters": 12},
+        {"accumulate": 2},
+        {"precision": "bf16"},
+    ],
+    ids=lambda changes: " ".join(map(str, changes.values())) or "plain",
+)
+def test_graphs_change_no_number(monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     """Eager and replayed runs, and one that changes over from the other's state in the middle."""
-    config = small("toy-8gaussians", loss=loss, penalty=penalty, n_critic=2)
+    config = small("toy-8gaussians", **{"penalty": "fast", "n_critic": 2, **changes})
     eager = trainer_of(config)
     assert not eager.graphs  # nothing to capture on a CPU
     for _ in range(4):
@@ -215,90 +313,8 @@ def test_graphs_change_no_number(monkeypatch: pytest.MonkeyPatch, loss: str, pen
         states = [trainer.state_dict() for trainer in (eager, other)]
         for state in states:
             for group in state["critic_optimizer"]["param_groups"]:
-                del group["capturable"]
+                del group["capturable"], group["lr"]
             for name, value in state["critic"].items():
                 assert value.isfinite().all(), name
         assert_same(*states)
     assert eager.take_means() == replayed.take_means()
-
-
-def test_graphs_are_a_setting() -> None:
-    assert Config().graphs
-    assert not train_cli.parse(["--no-graphs"]).graphs
-    assert "graphs" in RESUMABLE
-
-
-# Presets and settings
-
-
-def test_toy_presets_are_the_papers() -> None:
-    for name in ("toy-8gaussians", "toy-25gaussians", "toy-swissroll"):
-        c = Config(preset=name)
-        assert (c.data, c.batch, c.lambda_gp, c.n_critic, c.iters) == (name, 256, 0.1, 5, 100_000)
-        assert (c.optimizer, c.lr, c.beta1, c.beta2, c.latent) == ("adam", 1e-4, 0.5, 0.9, 2)
-        trainer = trainer_of(c)
-        assert sum(p.numel() for p in trainer.critic.parameters()) == 527_361
-        assert sum(p.numel() for p in trainer.generator.parameters()) == 527_874
-
-
-def test_losses_bring_their_optimisers_and_the_user_wins() -> None:
-    wgan = Config(preset="toy-8gaussians", loss="wgan")
-    assert (wgan.optimizer, wgan.lr, wgan.clip, wgan.n_critic) == ("rmsprop", 5e-5, 0.01, 5)
-    gan = Config(loss="gan")
-    assert (gan.optimizer, gan.lr, gan.beta1, gan.beta2, gan.n_critic) == ("adam", 2e-4, 0.5, 0.999, 1)
-    lsgan = Config(loss="lsgan", lr=7e-5)
-    assert (lsgan.optimizer, lsgan.lr, lsgan.n_critic) == ("rmsprop", 7e-5, 1)
-    assert Config().lambda_gp == 10
-    assert Config().beta1 == 0
-    parsed = train_cli.parse(["--preset", "toy-8gaussians", "--loss", "wgan", "--batch", "7"])
-    assert parsed == dataclasses.replace(wgan, batch=7)
-    assert train_cli.parse(["--preset=toy-swissroll"]) == Config(preset="toy-swissroll")
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"preset": "mnist"}, "unknown preset 'mnist'; known: digits, toy-8gaussians"),
-        ({"batch": 0}, "batch must be at least 1; got 0"),
-        ({"lr": -1.0}, "lr must be above 0; got -1.0"),
-        ({"lambda_gp": float("nan")}, "lambda_gp must not be negative; got nan"),
-        ({"beta2": 1.0}, r"beta2 must be in \[0, 1\)"),
-        ({"critic": "resnet"}, "unknown critic 'resnet'; known: "),
-        ({"critic_norm": "batch"}, "critic_norm batch couples the samples"),
-        ({"loss": "hinge"}, "unknown loss 'hinge'; known: wgan-gp"),
-    ],
-)
-def test_refused_settings(changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        Config(**changes)
-
-
-# Metrics
-
-
-def test_mode_coverage_counts_by_its_definition() -> None:
-    modes = Modes(torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]]), torch.arange(4), 0.1)
-    samples = torch.cat(
-        [
-            torch.tensor([[0.0, 0.29]]).repeat(60, 1),  # within 3 sigma
-            torch.tensor([[1.0, 0.0]]).repeat(3, 1),  # enough: a tenth of a quarter of 100 is 2.5
-            torch.tensor([[0.0, 1.0]]).repeat(2, 1),  # too few
-            torch.tensor([[5.0, 5.31]]).repeat(35, 1),  # outside 3 sigma
-        ]
-    )
-    expected = {"modes": 4, "modes_covered": 2, "modes_hit": 3, "high_quality": 0.65, "samples": 100}
-    assert metrics.mode_coverage(samples, modes) == expected
-
-
-def test_digit_quality_knows_real_digits_from_one_digit_and_noise() -> None:
-    images, labels = data.digits()
-    real = metrics.digit_quality(images)
-    assert real["classes_covered"] == 10
-    assert real["confidence"] > 0.97
-    assert real["score"] > 9
-    one = metrics.digit_quality(images[labels == 3])
-    assert one["classes_covered"] == 1
-    assert one["class_shares"][3] > 0.95
-    assert one["score"] < 1.3
-    noise = metrics.digit_quality(torch.rand(500, 1, 8, 8) * 2 - 1)
-    assert noise["confidence"] < 0.7

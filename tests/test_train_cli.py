@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -60,15 +59,15 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["train", "--preset", "mnist"], "unknown preset 'mnist'"),
-        (["train", "--data", "/nowhere/x.npy"], "no data file at /nowhere/x.npy"),
+        (["train", "--preset", "emnist"], "unknown preset 'emnist'"),
+        (["train", "--data", "/nowhere/x.npy"], "no data at /nowhere/x.npy"),
         (["train", "--batch", "1798"], "batch 1798 is larger than the data: digits has 1797 samples"),
         (["train", "--resume", "/nowhere"], "/nowhere is not a run folder"),
         (["train", "--device", "tpu9"], "device 'tpu9' cannot be used"),
         (["train", "--iters", "0"], "iters must be at least 1; got 0"),
         (["train", "--outdir", "/dev/null/runs"], "cannot make /dev/null/runs/00000-digits"),
         (["train", "--generator", "toy-generator"], "toy-generator does not suit digits"),
-        (["trian"], "unknown command 'trian'; known: train"),
+        (["trian"], "unknown command 'trian'; known: prepare, verify, train"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(
@@ -93,7 +92,7 @@ def test_damaged_run_folders(run: Path, tmp_path: Path, capsys: pytest.CaptureFi
     broken = tmp_path / "00000-digits"
     broken.mkdir()
     (broken / "config.json").write_bytes((run / "config.json").read_bytes())
-    for content, words in ((None, "has no checkpoint"), (b"torn", "cannot read")):
+    for content, words in ((None, "has no checkpoint"), (b"torn", "no checkpoint of")):
         if content:
             (broken / "checkpoint_000004.pt").write_bytes(content)
         code, _, err = command(["train", "--resume", str(broken), "--iters", "20"], capsys)
@@ -136,7 +135,7 @@ def test_sigint_saves_and_leaves_with_130_and_the_rest_is_exact(tmp_path: Path) 
     assert "Traceback" not in err
     stopped = stats.parent
     assert out.splitlines()[-1] == str(stopped)
-    iteration = int(re.findall(r"\d+", checkpoint.newest(stopped).name)[0])
+    iteration = checkpoint.newest(stopped)[0]["iteration"]
     assert iteration >= 5
     settings = json.loads((stopped / "config.json").read_text())
     whole = train(Config(**{**settings, "iters": iteration + 3, "outdir": str(tmp_path / "whole")}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 import torch
 from train_settings import assert_same, final_state, small, ticks, whole_run
 
-from wgangp_fast.data import UserError
-from wgangp_fast.train import Config, Diverged, checkpoint, folder, train
+from wgangp_fast import data
+from wgangp_fast.data import Batches, UserError
+from wgangp_fast.train import Config, Diverged, checkpoint, folder, loop, train
+from wgangp_fast.train.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,7 @@ def test_a_run_folder_has_everything(run: Path) -> None:
     assert run.name == "00000-digits"
     names = {path.name for path in run.iterdir()}
     assert names == {
-        "config.json", "log.txt", "stats.jsonl", "metrics.json", "reals.png", "loss.png",
+        "config.json", "log.txt", "stats.jsonl", "metrics.jsonl", "reals.png", "loss.png", "report.html",
         "fakes_000000.png", "fakes_000004.png", "fakes_000008.png",
         "checkpoint_000004.pt", "checkpoint_000008.pt",
     }  # fmt: skip
@@ -42,10 +45,13 @@ def test_a_run_folder_has_everything(run: Path) -> None:
             "wasserstein",
             "penalty",
             "grad_norm",
+            "learning_rate",
+            "held_out_critic_loss",
+            "held_out_wasserstein",
         }
         assert set(line) == keys | {"generator_loss"}
         assert line["critic_loss"] == pytest.approx(-line["wasserstein"] + 10 * line["penalty"], abs=1e-5)
-    quality = json.loads((run / "metrics.json").read_text())
+    (quality,) = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     assert quality["classifier_accuracy"] > 0.95
     assert 0 <= quality["classes_covered"] <= 10
     assert json.loads((run / "config.json").read_text())["batch"] == 8
@@ -63,8 +69,9 @@ def test_resume_is_exact(run: Path, tmp_path: Path, stop: int) -> None:
     assert_same(final_state(path), final_state(run))
     if stop == 4:  # at 5 the first part closed its tick early
         assert ticks(path) == ticks(run)
-    for name in ("metrics.json", "fakes_000008.png"):
-        assert (path / name).read_bytes() == (run / name).read_bytes()
+    assert (path / "fakes_000008.png").read_bytes() == (run / "fakes_000008.png").read_bytes()
+    quality = [(folder / "metrics.jsonl").read_text().splitlines()[-1] for folder in (path, run)]
+    assert quality[0] == quality[1]
 
 
 def test_a_crash_between_ticks_costs_nothing(run: Path, tmp_path: Path) -> None:
@@ -72,7 +79,7 @@ def test_a_crash_between_ticks_costs_nothing(run: Path, tmp_path: Path) -> None:
     path = train(small(iters=8, snapshot=3, outdir=str(tmp_path)))
     for later in checkpoint.listing(path)[1:]:
         later.unlink()
-    assert checkpoint.newest(path).name == "checkpoint_000003.pt"
+    assert checkpoint.newest(path)[0]["iteration"] == 3
     train(Config(resume=str(path)))
     assert ticks(path) == ticks(run)
     assert_same(final_state(path), final_state(run))
@@ -88,14 +95,15 @@ def test_resume_is_exact_for_every_optimiser_and_data(tmp_path: Path) -> None:
 def test_another_seed_is_another_run(run: Path, tmp_path: Path) -> None:
     state, other = final_state(run), final_state(train(small(iters=8, seed=1, outdir=str(tmp_path))))
     assert not torch.equal(state["generator"]["project.weight"], other["generator"]["project.weight"])
-    assert not torch.equal(state["data"]["order"], other["data"]["order"])
+    rows = [Batches(data.load("digits"), 8, seed).rows(0) for seed in (0, 1)]
+    assert not torch.equal(*rows)
 
 
 def test_resume_into_another_folder_copies_the_statistics(run: Path, tmp_path: Path) -> None:
     path = train(Config(resume=str(run), iters=10, outdir=str(tmp_path)))
     assert path.parent == tmp_path
     assert [tick["iteration"] for tick in ticks(path)] == [2, 4, 6, 8, 10]
-    assert checkpoint.newest(run).name == "checkpoint_000008.pt"
+    assert checkpoint.newest(run)[0]["iteration"] == 8
 
 
 def test_resume_with_other_settings_is_refused_with_the_difference(run: Path) -> None:
@@ -103,6 +111,8 @@ def test_resume_with_other_settings_is_refused_with_the_difference(run: Path) ->
         train(Config(resume=str(run), iters=20, batch=16, lr=1e-3))
     with pytest.raises(UserError, match=r"preset: 'digits' -> 'toy-swissroll'"):
         train(Config(resume=str(run), iters=20, preset="toy-swissroll"))
+    with pytest.raises(UserError, match="the checkpoint is of other networks than these settings"):
+        train(Config(resume=str(run), iters=20, critic_dim=8, force=True))
     with pytest.raises(UserError, match="already is at iteration 8; ask for more with --iters"):
         train(Config(resume=str(run)))
 
@@ -125,7 +135,7 @@ def test_both_penalties_train_alike(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", ["toy-8gaussians", "toy-25gaussians", "toy-swissroll"])
 def test_toy_runs(preset: str, tmp_path: Path) -> None:
     path = train(small(preset, iters=4, outdir=str(tmp_path)))
-    quality = json.loads((path / "metrics.json").read_text())
+    quality = json.loads((path / "metrics.jsonl").read_text())
     assert quality["modes"] == {"toy-8gaussians": 8, "toy-25gaussians": 25, "toy-swissroll": 20}[preset]
     for name in ("reals.png", "fakes_000004.png", "loss.png"):
         assert (path / name).stat().st_size > 5000
@@ -136,10 +146,10 @@ def test_own_images_and_points(tmp_path: Path) -> None:
     np.save(tmp_path / "colours.npy", pixels)
     np.save(tmp_path / "points.npy", np.random.default_rng(0).normal(size=(40, 2)))
     path = train(small(data=str(tmp_path / "colours.npy"), iters=1, outdir=str(tmp_path)))
-    assert path.name == "00000-colours"
-    assert not (path / "metrics.json").exists()
+    assert path.name == "00000-digits-colours"
+    assert not (path / "metrics.jsonl").exists()
     path = train(small("toy-swissroll", data=str(tmp_path / "points.npy"), iters=1, outdir=str(tmp_path)))
-    assert path.name == "00001-points"
+    assert path.name == "00001-toy-swissroll-points"
     with pytest.raises(
         UserError, match=r"digits-critic does not suit .*which holds points; try --preset toy"
     ):
@@ -147,9 +157,64 @@ def test_own_images_and_points(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match="critic's loss is nan at 2"):
+    with pytest.raises(Diverged, match=r"critic's loss is nan at iteration 2.*kept in diverged\.pt"):
         train(small("toy-8gaussians", lr=1e30, iters=8, outdir=str(tmp_path)))
-    assert not checkpoint.listing(tmp_path / "00000-toy-8gaussians")
+    path = tmp_path / "00000-toy-8gaussians"
+    assert not checkpoint.listing(path)
+    assert checkpoint.load(path / "diverged.pt")["iteration"] == 2
+    (tick,) = map(json.loads, (path / "stats.jsonl").read_text().splitlines())
+    assert tick["critic_loss"] is None  # JSON has no NaN
+
+
+def test_a_loss_beyond_the_limit_is_a_divergence(tmp_path: Path) -> None:
+    with pytest.raises(Diverged, match=r"at iteration 2, limit 0\.0001"):
+        train(small("toy-8gaussians", loss_limit=1e-4, iters=8, outdir=str(tmp_path)))
+
+
+class Poisoned(Trainer):
+    """NaN in a weight after iteration 5, as long as ``times`` lasts; the losses are still finite then."""
+
+    times = 1
+
+    def iterate(self) -> None:
+        super().iterate()
+        if self.iteration == 5 and Poisoned.times:
+            Poisoned.times -= 1
+            with torch.no_grad():
+                next(self.critic.parameters())[0, 0] = torch.nan
+
+
+@pytest.mark.parametrize("snapshot", [4, 5])
+def test_a_checkpoint_never_holds_a_nan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snapshot: int
+) -> None:
+    """At 5 the weights are bad and no loss shows it yet; at 6 the tick does."""
+    monkeypatch.setattr(loop, "Trainer", Poisoned)
+    monkeypatch.setattr(Poisoned, "times", 1)
+    with pytest.raises(Diverged, match=f"is nan at iteration {6 if snapshot == 4 else 5}"):
+        train(small("toy-8gaussians", snapshot=snapshot, iters=12, outdir=str(tmp_path)))
+    for path in checkpoint.listing(tmp_path / "00000-toy-8gaussians"):
+        assert all(value.isfinite().all() for value in checkpoint.load(path)["critic"].values())
+
+
+def test_a_rollback_goes_on_from_the_last_checkpoint_with_other_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "Trainer", Poisoned)
+    monkeypatch.setattr(Poisoned, "times", 2)
+    config = small("toy-8gaussians", on_divergence="rollback", iters=12, outdir=str(tmp_path))
+    path = train(config)
+    assert (path / "log.txt").read_text().count("rolled back to iteration 4") == 2
+    assert [tick["iteration"] for tick in ticks(path)] == [2, 4, 6, 8, 10, 12]
+    state = final_state(path)
+    assert state["rollbacks"] == 2
+    monkeypatch.setattr(Poisoned, "times", 0)
+    other = final_state(train(config))
+    assert not torch.equal(state["critic"]["net.0.weight"], other["critic"]["net.0.weight"])
+    monkeypatch.setattr(Poisoned, "times", 100)
+    with pytest.raises(Diverged):  # three in vain are enough
+        train(config)
+    assert Poisoned.times == 96
 
 
 # Checkpoints
@@ -170,9 +235,10 @@ def test_an_interrupted_save_harms_nothing(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"cannot write .*disk full.*the checkpoints before it are intact"):
         checkpoint.save(tmp_path, 2, {"x": torch.zeros(1)}, keep=1)
-    assert torch.equal(checkpoint.load(checkpoint.newest(tmp_path))["x"], torch.ones(1))
+    assert torch.equal(checkpoint.newest(tmp_path)[0]["x"], torch.ones(1))
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_000001.pt"]
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_is_taken(
@@ -183,4 +249,28 @@ def test_the_bytes_are_on_the_disk_before_the_name_is_taken(
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append("fsync"), fsync(fd))[1])
     monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), replace(a, b))[1])
     checkpoint.save(tmp_path, 1, {}, keep=1)
-    assert calls[:2] == ["fsync", "replace"]
+    assert calls == ["fsync", "replace", "fsync"]  # the bytes, the name, the folder that holds it
+
+
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_taken(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = train(small(iters=8, outdir=str(tmp_path)))
+    newest = path / "checkpoint_000008.pt"
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(Config(resume=str(path)))
+    text = capsys.readouterr().out
+    assert f"warning: cannot read {newest}" in text
+    assert "an older one is taken" in text
+    assert "continues at iteration 4" in text
+    assert_same(final_state(path), final_state(run))
+    assert ticks(path) == ticks(run)
+
+
+def test_resume_auto_takes_the_newest_unfinished_run_of_these_settings(tmp_path: Path) -> None:
+    config = small(outdir=str(tmp_path), iters=8, resume="auto")
+    assert train(dataclasses.replace(config, iters=4)).name == "00000-digits"  # nothing to continue
+    (tmp_path / "00001-other").mkdir()
+    train(dataclasses.replace(config, seed=5, iters=4))
+    assert train(config).name == "00000-digits"
+    assert train(config).name == "00003-digits"  # what is finished is not continued

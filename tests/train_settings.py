@@ -10,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from wgangp_fast import data
 from wgangp_fast.train import Config, checkpoint, train
+from wgangp_fast.train.parallel import Group
+from wgangp_fast.train.trainer import Trainer
 
 for package in ("tyro", "sklearn", "matplotlib", "PIL"):
     pytest.importorskip(package)
@@ -36,13 +39,18 @@ def small(preset: str = "digits", **changes: Any) -> Config:
     return Config(preset=preset, **values)
 
 
+def trainer_of(config: Config, kind: type[Trainer] = Trainer) -> Trainer:
+    train, held_out = data.hold_out(data.load(config.data, config.seed), 32)
+    return kind(config, train, held_out, Group(CPU))
+
+
 def whole_run(outdir: Path) -> Path:
     """Eight iterations on the digits, never interrupted."""
     return train(small(iters=8, outdir=str(outdir)))
 
 
 def final_state(path: Path) -> dict[str, Any]:
-    state = torch.load(checkpoint.newest(path), weights_only=True)
+    state = torch.load(checkpoint.listing(path)[-1], weights_only=True)
     del state["seconds"]
     return state
 

@@ -20,7 +20,12 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
+    "prepare": Command("wgangp_fast.data.prepare_cli", "photographs to a folder that trains fast"),
+    "verify": Command("wgangp_fast.data.verify_cli", "check such a folder's bytes"),
     "train": Command("wgangp_fast.train.cli", "train a generator and a critic"),
+    "sample": Command("wgangp_fast.train.sample_cli", "pictures, arrays or the weights of a run's generator"),
+    "eval": Command("wgangp_fast.train.eval_cli", "quality of a run's samples as numbers"),
+    "report": Command("wgangp_fast.train.report_cli", "runs side by side as one HTML file"),
     "demo": Command("wgangp_fast.experiments.demo", "agreement, speed, digits and toys in five minutes"),
     "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
     "doctor": Command("wgangp_fast.doctor", "what is installed, what can run here, and what to do where not"),
@@ -41,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments without the program's name; None: those of the process.
 
     Returns:
-        Exit code: 0, 2 for a mistake of the user (one line on stderr), 128 + n after signal n.
+        Exit code: 0; 1 where a check or a training failed; 2 for a mistake of the user (one line on stderr);
+        3 where another process of a run was lost; 128 + n after signal n.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -58,7 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         module = importlib.import_module(COMMANDS[name].module)
+        return int(module.main(rest))
     except ModuleNotFoundError as error:
         print(f"{PROGRAM} {name}: this installation has no {error.name}", file=sys.stderr)
         return 2
-    return int(module.main(rest))
+    except KeyboardInterrupt as error:  # before a command could take signals, or a second one
+        print(f"{PROGRAM} {name}: {error or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(error, "signal", 2)

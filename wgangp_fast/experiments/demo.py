@@ -19,7 +19,7 @@ from wgangp_fast import models
 from wgangp_fast.data import UserError
 from wgangp_fast.penalty import gradient_penalty
 from wgangp_fast.train import Config, Interrupted, train
-from wgangp_fast.train.loop import quality_line
+from wgangp_fast.train.quality import quality_line
 
 PROGRAM = "wgangp-fast demo"
 AGREEMENT = 1e-10  # largest relative error allowed in float64
@@ -117,7 +117,7 @@ def show_training(preset: str, outdir: str, penalty: Literal["fast", "stock"], s
     settings = TRAININGS[preset]
     steps = {"tick": settings["iters"] // 20, "snapshot": settings["iters"] // 4}
     path = train(Config(preset=preset, outdir=outdir, penalty=penalty, seed=seed, **{**steps, **settings}))
-    return quality_line(json.loads((path / "metrics.json").read_text())), path
+    return quality_line(json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])), path
 
 
 def pictures_of(path: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from wgangp_fast.data import UserError
 
 from .config import Config
 from .loop import Diverged, Interrupted, train
+from .parallel import ProcessLost
 from .presets import PRESETS
 
-__all__ = ["PRESETS", "Config", "Diverged", "Interrupted", "UserError", "train"]
+__all__ = ["PRESETS", "Config", "Diverged", "Interrupted", "ProcessLost", "UserError", "train"]

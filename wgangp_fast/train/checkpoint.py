@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import torch
 
 from wgangp_fast.data import UserError
 
-FORMAT = 1
+FORMAT = 2
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
+LEFTOVER = ".checkpoint.tmp"
 
 
 def listing(folder: Path) -> list[Path]:
@@ -30,19 +32,49 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
 def save(folder: Path, iteration: int, state: dict[str, Any], keep: int) -> Path:
     """Write ``checkpoint_<iteration>.pt`` and delete all but the newest ``keep``.
 
-    The file takes its name only when its bytes are on the disk, so an interrupted save leaves the older
-    checkpoints as they were.
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to; the older ones are as they were.
     """
     path = folder / f"checkpoint_{iteration:06d}.pt"
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "wb") as file:
-        torch.save({"format": FORMAT, "iteration": iteration, **state}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    write(path, {"format": FORMAT, "iteration": iteration, **state})
     for old in listing(folder)[:-keep]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     return path
+
+
+def write(path: Path, state: dict[str, Any]) -> None:
+    """Write a file that has its name only when its bytes are on the disk: after a crash at any moment there
+    is the old file or the new one, whole.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.parent / LEFTOVER
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise UserError(
+            f"cannot write {path} ({reason or _first_line(error)}); the checkpoints before it are intact"
+        ) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name itself must survive a power cut, or the deletion of the old file could come first.
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -54,9 +86,10 @@ def load(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a torn file makes the reader fail in every way there is
-        raise UserError(f"cannot read {path} ({_first_line(error)}); delete it to use an older one") from None
+        raise UserError(f"cannot read {path} ({_first_line(error)})") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise UserError(f"{path} is not a checkpoint of format {FORMAT}")
+        found = state.get("format") if isinstance(state, dict) else None
+        raise UserError(f"{path} is not a checkpoint of format {FORMAT} (found {found})")
     return state
 
 
@@ -64,13 +97,19 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def newest(folder: Path) -> Path:
-    """The newest checkpoint of a run folder.
+def newest(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The newest checkpoint of a run folder that can be read, and a line on each newer one that cannot.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or none that can be read.
     """
-    paths = listing(folder)
-    if not paths:
-        raise UserError(f"cannot resume: {folder} has no checkpoint")
-    return paths[-1]
+    paths = listing(folder) if folder.is_dir() else []
+    complaints: list[str] = []
+    for path in reversed(paths):
+        try:
+            return load(path), complaints
+        except UserError as error:
+            complaints.append(str(error))
+    if complaints:
+        raise UserError(f"no checkpoint of {folder} can be read: {complaints[0]}")
+    raise UserError(f"{folder} has no checkpoint")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from wgangp_fast.data import UserError, require
 
 from .config import Config
 from .loop import Diverged, Interrupted, train
+from .parallel import ProcessLost
 
 PROGRAM = "wgangp-fast train"
 
@@ -26,12 +28,13 @@ def parse(argv: Sequence[str]) -> Config:
         SystemExit: after ``--help``.
     """
     tyro = require("tyro")
-    # These three decide the defaults of all the others, so they are read first.
+    # These decide the defaults of all the others, or whether there are any, so they are read first.
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("preset", "loss", "resume"):
+    for name in ("preset", "loss", "resume", "data"):
         first.add_argument(f"--{name}")
     known, _ = first.parse_known_args(argv)
-    default = Config(preset=known.preset, loss=known.loss, resume=known.resume)
+    # The preset alone may lack its data, which the flags then give.
+    default = Config(preset=known.preset, loss=known.loss, resume=known.resume, data=known.data)
     complaint = io.StringIO()
     try:
         with redirect_stderr(complaint):
@@ -56,20 +59,32 @@ def _one_line(box: str) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Train; the last line on stdout is the run folder. Exit codes: 0, 1 diverged, 2 mistake, 130 SIGINT."""
+    """Train; the last line on stdout is the run folder, from the first process alone.
+
+    Exit codes: 0; 1 diverged; 2 a mistake of the user; 3 another process was lost; 128 + n after signal n,
+    the state saved.
+    """
+    rank = os.environ.get("RANK", "0")
+    who = PROGRAM if rank == "0" else f"{PROGRAM} (rank {rank})"
     try:
         config = parse(argv)
         path = train(config)
     except UserError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        print(f"{who}: {error}", file=sys.stderr)
         return 2
     except Diverged as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        if rank == "0":
+            print(f"{PROGRAM}: {error}", file=sys.stderr)
         return 1
+    except ProcessLost as error:
+        hint = "--resume RUN_FOLDER goes on from the last checkpoint"
+        print(f"{who}: {error}; {hint}", file=sys.stderr, flush=True)
+        os._exit(3)  # the libraries' own threads may wait for the lost one for ever
     except Interrupted as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        print(error.folder)
+        if rank == "0":
+            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            print(error.folder)
         return 128 + error.signal
-    if not config.dry_run:
+    if not config.dry_run and rank == "0":
         print(path)
     return 0

@@ -16,9 +16,14 @@ from .presets import COMMON, LOSS_SETTINGS, PRESETS
 # The default of every setting: "take it from the preset". Any, so that the fields keep their own types.
 _UNSET: Any = None
 
+# How a command is run, which no run folder remembers.
+ONCE = {"resume", "dry_run", "force"}
 # What may differ between a run and its continuation without changing any number that is computed.
 # (The penalty's two paths agree to rounding.)
-RESUMABLE = {"iters", "outdir", "penalty", "tick", "snapshot", "keep", "resume", "dry_run", "graphs"}
+RESUMABLE = ONCE | {
+    "iters", "outdir", "penalty", "tick", "snapshot", "keep", "graphs", "placement", "device", "tensorboard",
+    "on_divergence",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,25 +31,40 @@ class Config:
     """Settings of a run. ``Config(preset="digits", batch=32)`` fills the others from the preset."""
 
     preset: str = _UNSET
-    """Where settings that are not given come from: digits, toy-8gaussians, toy-25gaussians, toy-swissroll."""
+    """Where settings that are not given come from: digits, lsun64-dcgan, lsun64-resnet, lsun128, cifar10,
+    cifar10-resnet, mnist, toy-8gaussians, toy-25gaussians, toy-swissroll."""
     data: str = _UNSET
-    """An embedded set (digits, toy-...) or a .npy file: uint8 images or float points [N,2]."""
+    """A folder that `wgangp-fast prepare` made, or a set it understands (LSUN LMDB, image folder, zip,
+    CIFAR-10, IDX, .npy: images, or float points [N,2]), or the name of an embedded one (digits, toy-...)."""
     outdir: str = _UNSET
     """Where the numbered run folder is made. Default: runs, or the place of the run that is resumed."""
     batch: int = _UNSET
-    """Samples in a minibatch, of the critic and of the generator."""
+    """Samples in a minibatch of the critic, of all processes and accumulated parts together."""
     iters: int = _UNSET
     """Generator iterations: one generator step (none in the first), then n_critic critic steps."""
     seed: int = _UNSET
     """Of the weights, the data's order, the latents and the interpolation."""
     resume: str | None = _UNSET
-    """Run folder to continue, exactly, from its newest checkpoint."""
+    """Run folder to continue, exactly, from its newest checkpoint; auto: the newest of this preset and
+    data in outdir that is not finished, or a new one."""
+    force: bool = False
+    """Resume although settings changed."""
     penalty: Literal["fast", "stock"] = _UNSET
     """fast: wgangp_fast's engine; stock: autograd.grad(create_graph=True). Equal up to rounding."""
-    graphs: bool = _UNSET
-    """On a GPU, replay the critic's steps as one CUDA graph; the same numbers as without."""
     dry_run: bool = False
     """Print the settings and the networks, and stop."""
+
+    size: int = _UNSET
+    """Side that photographs are cropped and resized to where data is not prepared yet; prepared data and
+    arrays keep their own."""
+    holdout: int = _UNSET
+    """Samples that are not trained on, whose critic loss is in every tick; -1: a tenth, at most 256."""
+    flip: Literal["none", "sample", "batch"] = _UNSET
+    """Mirror images with probability 1/2: each by itself, or a whole batch at once."""
+    dequantize: bool = _UNSET
+    """Add uniform noise of one grey level to uint8 images."""
+    placement: Literal["auto", "device", "ahead", "plain"] = _UNSET
+    """device: the whole set in the GPU's memory; ahead: batches made by a thread; auto: what fits."""
 
     loss: Literal["wgan-gp", "wgan", "gan", "lsgan"] = _UNSET
     """wgan clips weights, gan is the non-saturating one. Brings its own optimiser settings."""
@@ -60,10 +80,19 @@ class Config:
     """Of both networks."""
     lr: float = _UNSET
     """Learning rate of both networks."""
+    lr_decay: Literal["none", "linear"] = _UNSET
+    """linear: the rate falls to 0 at the last iteration."""
     beta1: float = _UNSET
     """Adam's first decay."""
     beta2: float = _UNSET
     """Adam's second decay."""
+    generator_batch: int = _UNSET
+    """Samples in a generator step; 0: as batch."""
+    accumulate: int = _UNSET
+    """Parts that each batch is cut into, whose gradients add up: less memory, the same step. Batch norm sees
+    one part at a time."""
+    precision: Literal["float32", "bf16"] = _UNSET
+    """bf16: scores and images in bfloat16 autocast; the penalty and all sums stay float32."""
     ema_kimg: float = _UNSET
     """Half-life of the generator's moving average in thousands of real samples shown; 0: no average."""
 
@@ -76,9 +105,9 @@ class Config:
     generator_dim: int = _UNSET
     """Width: channels in front of the last layer, or of every hidden layer of a perceptron."""
     critic_norm: Literal["none", "layer", "instance", "batch"] = _UNSET
-    """Convolutional critics only; batch is refused under the gradient penalty."""
+    """Where the network has places for it; batch is refused under the gradient penalty."""
     generator_norm: Literal["none", "layer", "instance", "batch"] = _UNSET
-    """Convolutional generators only."""
+    """Where the network has places for it."""
     latent: int = _UNSET
     """Length of z; fixed at 2 for the toy generator."""
 
@@ -86,22 +115,31 @@ class Config:
     """cpu, cuda, cuda:1, ...; auto: a GPU if there is one."""
     threads: int = _UNSET
     """Threads of torch on the CPU; 0: torch's own choice. The last bits of a sum depend on it."""
+    graphs: bool = _UNSET
+    """On one GPU, replay the critic's steps as one CUDA graph; the same numbers as without."""
     tick: int = _UNSET
     """Iterations between lines of stats.jsonl."""
     snapshot: int = _UNSET
     """Iterations between sample grids and checkpoints."""
     keep: int = _UNSET
     """How many checkpoints stay."""
+    loss_limit: float = _UNSET
+    """A critic loss beyond it, like one that is not finite, counts as divergence."""
+    on_divergence: Literal["stop", "rollback"] = _UNSET
+    """stop: save the state for a look and leave; rollback: go on from the last checkpoint with other random
+    numbers, three times at most without a new checkpoint."""
+    tensorboard: bool = _UNSET
+    """Write the statistics for TensorBoard too, into the run folder."""
 
     def __post_init__(self) -> None:
-        saved = read_config(Path(self.resume)) if self.resume else {}
+        saved = read_config(Path(self.resume)) if self.resume not in (None, "auto") else {}
         preset = self.preset or saved.get("preset", "digits")
         if preset not in PRESETS:
             raise UserError(f"unknown preset {preset!r}; known: {', '.join(PRESETS)}")
         loss = self.loss or saved.get("loss") or PRESETS[preset].get("loss", COMMON["loss"])
         if loss not in LOSS_SETTINGS:
             raise UserError(f"unknown loss {loss!r}; known: {', '.join(LOSS_SETTINGS)}")
-        outdir = str(Path(self.resume).parent) if self.resume else "runs"
+        outdir = str(Path(self.resume).parent) if saved and self.resume else "runs"
         values = {**COMMON, **PRESETS[preset], **LOSS_SETTINGS[loss], **saved}
         values |= {"preset": preset, "loss": loss, "outdir": outdir}
         for field in dataclasses.fields(self):
@@ -110,40 +148,68 @@ class Config:
         self._check()
 
     def _check(self) -> None:
-        for name in (
-            "batch",
-            "iters",
-            "n_critic",
-            "critic_dim",
-            "generator_dim",
-            "latent",
-            "tick",
-            "snapshot",
-            "keep",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("lr", "clip"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0; got {getattr(self, name)}")
-        for name in ("lambda_gp", "ema_kimg", "seed", "threads"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"{name} must be in [0, 1); got {getattr(self, name)}")
+        for allowed, holds, names in _BOUNDS:
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise UserError(f"{name} must be {allowed}; got {getattr(self, name)}")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UserError(f"{name} must be one of {', '.join(choices)}; got {getattr(self, name)!r}")
         for name in ("critic", "generator"):
-            if getattr(self, name) not in models.names():
-                raise UserError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(models.names())}")
+            known = [n for n in models.names() if n.endswith(name)]
+            if getattr(self, name) not in known:
+                raise UserError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
+        if self.data == "":
+            raise UserError(
+                f"the preset {self.preset} needs data: --data FOLDER, such as one made by wgangp-fast prepare"
+            )
         if self.loss == "wgan-gp" and self.critic_norm == "batch":
             raise UserError(
                 "critic_norm batch couples the samples of a batch, so a per-sample gradient penalty has no "
                 "meaning; use layer, instance or none, or another loss"
             )
+        for name in ("batch", "generator_batch"):
+            if getattr(self, name) % self.accumulate:
+                raise UserError(
+                    f"{name} {getattr(self, name)} cannot be cut into accumulate {self.accumulate} equal "
+                    "parts"
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
         return dataclasses.asdict(self)
+
+    def lasting(self) -> dict[str, Any]:
+        """What a run folder remembers."""
+        return {name: value for name, value in self.to_dict().items() if name not in ONCE}
+
+
+# What numbers must be, and which; a NaN fails every comparison.
+_BOUNDS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
+    ("at least 1", lambda v: v >= 1, (
+        "batch", "iters", "n_critic", "critic_dim", "generator_dim", "latent", "tick", "snapshot", "keep",
+        "accumulate",
+    )),
+    ("above 0", lambda v: v > 0, ("lr", "clip", "loss_limit")),
+    ("at least 0", lambda v: v >= 0, (
+        "lambda_gp", "ema_kimg", "seed", "threads", "generator_batch", "size",
+    )),
+    ("at least -1", lambda v: v >= -1, ("holdout",)),
+    ("in [0, 1)", lambda v: 0 <= v < 1, ("beta1", "beta2")),
+)  # fmt: skip
+
+# The command line's parser refuses other words; Python callers are told here.
+_CHOICES = {
+    "penalty": ("fast", "stock"),
+    "flip": ("none", "sample", "batch"),
+    "placement": ("auto", "device", "ahead", "plain"),
+    "optimizer": ("adam", "rmsprop"),
+    "lr_decay": ("none", "linear"),
+    "precision": ("float32", "bf16"),
+    "on_divergence": ("stop", "rollback"),
+    "critic_norm": ("none", "layer", "instance", "batch"),
+    "generator_norm": ("none", "layer", "instance", "batch"),
+}
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -154,26 +220,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(f"cannot resume: {folder} is not a run folder (no config.json)")
+        raise UserError(f"{folder} is not a run folder (no config.json)")
     try:
         saved = json.loads(path.read_text())
-        known = {field.name for field in dataclasses.fields(Config)}
+        known = {field.name for field in dataclasses.fields(Config)} - ONCE
         return {name: value for name, value in saved.items() if name in known}
-    except (ValueError, AttributeError):
-        raise UserError(f"cannot resume: {path} is damaged") from None
+    except (ValueError, AttributeError, OSError):
+        raise UserError(f"{path} is damaged or cannot be read") from None
 
 
-def check_resumable(saved: dict[str, Any], config: Config) -> None:
-    """Refuse to continue a run under other settings.
-
-    Raises:
-        UserError: names each setting that differs, as ``name: saved -> given``.
-    """
+def changes(saved: dict[str, Any], config: Config) -> list[str]:
+    """The settings that differ and change what is computed, as ``name: saved -> given``."""
     now = config.to_dict()
-    changed = [
-        f"{name}: {saved.get(name)!r} -> {now[name]!r}"
+    # The rate's way to 0 depends on where it ends.
+    free = RESUMABLE - {"iters"} if config.lr_decay != "none" else RESUMABLE
+    return [
+        f"{name}: {saved[name]!r} -> {now[name]!r}"
         for name in now
-        if name not in RESUMABLE and saved.get(name) != now[name]
+        if name not in free and name in saved and saved[name] != now[name]
     ]
-    if changed:
-        raise UserError(f"cannot resume {config.resume} with other settings ({'; '.join(changed)})")

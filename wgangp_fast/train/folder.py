@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 import re
 import sys
 from pathlib import Path
@@ -38,7 +41,30 @@ def create(outdir: Path, label: str) -> Path:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's text whole, so that a crash leaves the old one or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The dictionaries of a .jsonl file, none if it is not there; a line that a crash tore is left out."""
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """Add one line to a .jsonl file; what is not finite becomes null, since JSON has no word for it."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
+    with open(path, "a") as file:
+        file.write(json.dumps(plain) + "\n")
 
 
 class Log:
@@ -53,12 +79,13 @@ class Log:
     def __init__(self, folder: Path, iteration: int) -> None:
         self.text = folder / "log.txt"
         self.stats = folder / "stats.jsonl"
-        self.ticks: list[dict[str, Any]] = []
-        if self.stats.exists():
-            self.ticks = [
-                t for t in map(json.loads, self.stats.read_text().splitlines()) if t["iteration"] <= iteration
-            ]
-        self.stats.write_text("".join(json.dumps(tick) + "\n" for tick in self.ticks))
+        self.ticks = read_lines(self.stats)
+        self.keep(iteration)
+
+    def keep(self, iteration: int) -> None:
+        """Drop the ticks behind ``iteration``, which will be computed again."""
+        self.ticks = [tick for tick in self.ticks if tick["iteration"] <= iteration]
+        write_text(self.stats, "".join(json.dumps(tick) + "\n" for tick in self.ticks))
 
     def line(self, text: str) -> None:
         print(text, flush=True)
@@ -67,8 +94,7 @@ class Log:
 
     def tick(self, values: dict[str, Any]) -> None:
         self.ticks.append(values)
-        with open(self.stats, "a") as file:
-            file.write(json.dumps(values) + "\n")
+        append_line(self.stats, values)
 
 
 class Progress:

@@ -1,11 +1,10 @@
-"""The loop around the iterations: run folder, statistics, pictures, checkpoints, interruption."""
+"""The loop around the iterations: run folder, ticks, snapshots, interruption, divergence."""
 
 from __future__ import annotations
 
 import math
-import resource
+import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,17 +15,21 @@ from typing import Any
 
 import torch
 
-from wgangp_fast import __version__, data
-from wgangp_fast.data import UserError
+from wgangp_fast import data
+from wgangp_fast.data import Samples, UserError
 
-from . import checkpoint, folder, metrics, pictures
-from .config import Config, check_resumable, read_config
+from . import checkpoint, folder
+from .config import Config, changes, read_config
+from .parallel import Group, launched
+from .quality import final_quality
+from .recorder import PLOT_POINTS, Recorder, describe
+from .report import write_report
 from .trainer import Trainer
 
-GRID_IMAGES = 100
-PLOT_POINTS = 1000
-METRIC_IMAGES = 2000
-METRIC_POINTS = 10_000
+# Of photographs and of points alike: what a tenth of a set may be held out at most.
+HELD_OUT = 256
+# Rollbacks in a row without a new checkpoint between them.
+ROLLBACKS = 3
 
 
 class Interrupted(Exception):
@@ -43,243 +46,268 @@ class Interrupted(Exception):
 
 
 class Diverged(Exception):
-    """The critic's loss is no longer finite."""
+    """The critic's loss is no longer finite, or beyond ``loss_limit``."""
 
 
 def train(config: Config) -> Path:
-    """Train a generator and a critic.
+    """Train a generator and a critic; with torchrun's environment, as one process of several.
 
     Args:
         config: settings; ``Config(preset=...)`` fills what is not given, ``Config(resume=folder)`` goes on
             where a run stopped, bit for bit on the CPU.
 
     Returns:
-        The run folder: config.json, log.txt, stats.jsonl, metrics.json (digits and toys), reals.png,
-        fakes_*.png, loss.png, checkpoint_*.pt. With ``dry_run`` the path that would be made.
+        The run folder: config.json, log.txt, stats.jsonl, metrics.jsonl (digits and toys), reals.png,
+        fakes_*.png, loss.png, report.html, checkpoint_*.pt. With ``dry_run`` the path that would be made.
 
     Raises:
-        UserError: settings, files or packages that do not allow the run.
+        UserError: settings, files, packages or disks that do not allow the run.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
-        Diverged: a loss became infinite or NaN; the last checkpoint is from before.
+        Diverged: a loss became infinite, NaN or too large; the last checkpoint is from before.
+        ProcessLost: another process of the run died.
     """
-    with _threads(config.threads):
-        return _train(config)
+    began = time.perf_counter()
+    with _threads(config.threads), launched(config.device) as group:
+        devices = [group.device] if group.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(config.seed)  # for networks that draw by themselves; saved and restored
+            return _train(config, group, began)
 
 
-def _train(config: Config) -> Path:
-    device = _device(config.device)
-    source = data.load(config.data, config.seed)
-    if source.size is not None and config.batch > source.size:
-        raise UserError(
-            f"batch {config.batch} is larger than the data: {source.name} has {source.size} samples"
-        )
-    trainer = Trainer(config, source, device)
-    label = Path(config.data).stem if config.data not in data.names() else config.preset
-    if config.dry_run:
-        path = folder.next_path(Path(config.outdir), label)
-        print(_describe(trainer) + f"\ndry run: nothing was written; a run would go to {path}")
-        return path
-    for package in ("PIL.Image", "matplotlib.figure"):
-        data.require(package)  # before the training, not at its first picture
-    path = _resume(config, trainer, label) if config.resume else folder.create(Path(config.outdir), label)
-    saved = {k: v for k, v in config.to_dict().items() if k not in ("resume", "dry_run")}
-    folder.write_json(path / "config.json", saved)
-    log = folder.Log(path, trainer.iteration)
-    log.line(_describe(trainer))
-    if config.resume:
-        log.line(f"continues {config.resume} at iteration {trainer.iteration}")
-    pictures_of_run = _Pictures(trainer, path, label)
-    if trainer.iteration == 0:
-        pictures_of_run.real()
-        pictures_of_run.fakes()
-    _run(trainer, path, log, pictures_of_run)
-    _finish(trainer, path, log)
-    return path
-
-
-def _run(trainer: Trainer, path: Path, log: folder.Log, pictures_of_run: _Pictures) -> None:
-    config = trainer.config
-    progress = folder.Progress(trainer.iteration, config.iters)
-    ticked, ticked_seconds = trainer.iteration, trainer.seconds
-    started, started_seconds = trainer.iteration, trainer.seconds
-    with _signals() as received:
-        while trainer.iteration < config.iters:
-            begin = time.perf_counter()
-            trainer.iterate()
-            trainer.seconds += time.perf_counter() - begin
-            progress.step()
-            last = trainer.iteration == config.iters
-            if trainer.iteration % config.tick == 0 or last:
-                values = _tick(trainer, trainer.iteration - ticked, trainer.seconds - ticked_seconds)
-                ticked, ticked_seconds = trainer.iteration, trainer.seconds
-                pace = (trainer.seconds - started_seconds) / (trainer.iteration - started)
-                progress.pause()
-                log.tick(values)
-                log.line(_status(values, config, pace * (config.iters - trainer.iteration)))
-                if not math.isfinite(values["critic_loss"]):
-                    progress.close()
-                    raise Diverged(
-                        f"{path}: the critic's loss is {values['critic_loss']} at {trainer.iteration}"
-                    )
-            if trainer.iteration % config.snapshot == 0 or last or received:
-                checkpoint.save(path, trainer.iteration, trainer.state_dict(), config.keep)
-            if trainer.iteration % config.snapshot == 0 or last:
-                pictures_of_run.fakes()
-                pictures_of_run.loss(log.ticks)
-            if received and not last:
-                progress.close()
-                log.line(f"signal {received[0]}: saved at iteration {trainer.iteration}")
-                raise Interrupted(path, received[0])
-    progress.close()
-
-
-def _finish(trainer: Trainer, path: Path, log: folder.Log) -> None:
-    quality = evaluate(trainer)
-    if quality:
-        folder.write_json(path / "metrics.json", {"iteration": trainer.iteration, **quality})
-        log.line(quality_line(quality))
-
-
-def evaluate(trainer: Trainer) -> dict[str, Any]:
-    """Quality of the averaged generator (see :mod:`.metrics`); empty for data without such a measure."""
-    random = torch.Generator().manual_seed(trainer.config.seed + 3)
-    latent = trainer.config.latent
-    if modes := data.modes(trainer.config.data):
-        samples = trainer.sample(torch.randn(METRIC_POINTS, latent, generator=random))
-        return metrics.mode_coverage(samples, modes)
-    if trainer.config.data == "digits":
-        return metrics.digit_quality(trainer.sample(torch.randn(METRIC_IMAGES, latent, generator=random)))
-    return {}
-
-
-def quality_line(quality: dict[str, Any]) -> str:
-    """One sentence for what :func:`evaluate` found."""
-    least = max(1, quality["samples"] // (10 * quality.get("modes", 10)))
-    if "modes" in quality:
-        return (
-            f"modes covered: {quality['modes_covered']} of {quality['modes']} (at least {least} of "
-            f"{quality['samples']} samples within {metrics.SIGMAS:g} sigma of its centre); samples within "
-            f"{metrics.SIGMAS:g} sigma of any: {quality['high_quality']:.1%}"
-        )
-    return (
-        f"classes covered: {quality['classes_covered']} of {quality['classes']} (at least {least} of "
-        f"{quality['samples']} samples each); mean confidence {quality['confidence']:.3f} (real held-out "
-        f"digits: {quality['classifier_confidence']:.3f}); score {quality['score']:.2f} of 10; the "
-        f"classifier's held-out accuracy is {quality['classifier_accuracy']:.3f}"
-    )
-
-
-class _Pictures:
-    """Pictures of one run, all from the same latents and the same real samples."""
-
-    def __init__(self, trainer: Trainer, path: Path, label: str) -> None:
-        self.trainer, self.path, self.label = trainer, path, label
-        config = trainer.config
-        self.image = len(trainer.data.shape) == 3
-        count = GRID_IMAGES if self.image else PLOT_POINTS
-        # A second copy of the data, so that looking at it does not move the training's position.
-        size = trainer.data.size or count
-        self.reals = data.load(config.data, config.seed).batch(min(count, size))
-        random = torch.Generator().manual_seed(config.seed + 2)
-        self.latents = torch.randn(count, config.latent, generator=random)
-
-    def real(self) -> None:
-        path = self.path / "reals.png"
-        if self.image:
-            pictures.image_grid(path, self.reals)
-        else:
-            pictures.points(path, f"{self.label}: real samples", self.reals)
-
-    def fakes(self) -> None:
-        path = self.path / f"fakes_{self.trainer.iteration:06d}.png"
-        samples = self.trainer.sample(self.latents)
-        if self.image:
-            pictures.image_grid(path, samples)
-        else:
-            title = f"{self.label}: iteration {self.trainer.iteration}"
-            device = self.trainer.device
-            critic = self.trainer.critic
-            pictures.points(path, title, self.reals, samples, lambda x: critic(x.to(device)))
-
-    def loss(self, ticks: list[dict[str, Any]]) -> None:
-        config = self.trainer.config
-        pictures.loss_curve(
-            self.path / "loss.png", f"{self.label}, {config.loss}, batch {config.batch}", ticks
-        )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _train(config: Config, group: Group, began: float) -> Path:
+    source = _load(config, group)
+    samples, held_out = data.hold_out(source, _held_out_count(config, source))
+    trainer = Trainer(config, samples, held_out, group)
     try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used ({str(error).splitlines()[0]})") from None
-    return device
+        label = _label(config)
+        if config.dry_run:
+            path = folder.next_path(Path(config.outdir), label)
+            if group.main:
+                print(describe(trainer, source) + f"\ndry run: nothing was written; a run would go to {path}")
+            return path
+        data.require("PIL.Image")  # before the training, not at its first picture
+        path, complaints = _open_folder(config, trainer, label)
+        with _recording(trainer, path, label, source, complaints, began) as recorder:
+            _Loop(trainer, path, recorder).run()
+            if recorder is not None:
+                _finish(trainer, path, recorder)
+        return path
+    finally:
+        trainer.close()
 
 
-def _resume(config: Config, trainer: Trainer, label: str) -> Path:
-    """Load the newest checkpoint; return the folder to go on in."""
-    assert config.resume is not None
-    old = Path(config.resume)
-    check_resumable(read_config(old), config)
-    state = checkpoint.load(checkpoint.newest(old))
+def _load(config: Config, group: Group) -> Samples:
+    """The data, which rank 0 prepares while the others wait."""
+
+    def load() -> Samples:
+        cache = Path(config.outdir) / "prepared"
+        return data.load(config.data, config.seed, size=config.size, cache=cache)
+
+    source = load() if group.main else None
+    group.tell(True)
+    return source or load()
+
+
+def _held_out_count(config: Config, source: Samples) -> int:
+    if config.holdout >= 0 or source.size is None:
+        return config.holdout if config.holdout >= 0 else 1
+    return max(0, min(HELD_OUT, source.size // 10, source.size - config.batch))
+
+
+def _label(config: Config) -> str:
+    return config.preset if config.data in data.names() else f"{config.preset}-{Path(config.data).stem}"
+
+
+def _open_folder(config: Config, trainer: Trainer, label: str) -> tuple[Path, list[str]]:
+    """The folder to write to, the state loaded where a run is continued; lines on what was odd."""
+    group = trainer.group
+    old = group.tell(_continued(config, label))
+    if old is None:
+        return group.tell(folder.create(Path(config.outdir), label) if group.main else Path()), []
+    changed = changes(read_config(old), config)
+    if changed and not config.force:
+        raise UserError(
+            f"cannot resume {old} with other settings ({'; '.join(changed)}); --force resumes all the same"
+        )
+    state, complaints = checkpoint.newest(old)
+    complaints = [f"{text}: an older one is taken" for text in complaints]
     if state["iteration"] >= config.iters:
         raise UserError(f"{old} already is at iteration {state['iteration']}; ask for more with --iters")
     trainer.load_state_dict(state)
+    if changed:
+        complaints.append(f"settings changed by force: {'; '.join(changed)}")
     if Path(config.outdir).resolve() == old.parent.resolve():
-        return old
-    path = folder.create(Path(config.outdir), label)
-    if (old / "stats.jsonl").exists():
-        (path / "stats.jsonl").write_text((old / "stats.jsonl").read_text())
-    return path
+        return old, complaints
+    path = folder.create(Path(config.outdir), label) if group.main else Path()
+    if group.main:
+        for name in ("stats.jsonl", "reals.png"):
+            if (old / name).exists():
+                (path / name).write_bytes((old / name).read_bytes())
+    return group.tell(path), complaints
 
 
-def _describe(trainer: Trainer) -> str:
-    config, source = trainer.config, trainer.data
-    counts = [sum(p.numel() for p in net.parameters()) for net in (trainer.critic, trainer.generator)]
-    size = "drawn anew" if source.size is None else f"{source.size} samples"
-    settings = ", ".join(f"{name} {value}" for name, value in config.to_dict().items() if name != "dry_run")
-    return (
-        f"wgangp_fast {__version__}, torch {torch.__version__}, {trainer.device}, "
-        f"{torch.get_num_threads()} threads\n"
-        f"data {source.name}: {size} of {list(source.shape)}; critic {config.critic}: {counts[0]:,} "
-        f"parameters; generator {config.generator}: {counts[1]:,} parameters\n"
-        f"settings: {settings}"
-    )
+def _continued(config: Config, label: str) -> Path | None:
+    """The run folder that is to be continued: a given one, or with ``auto``, which a restart by torchrun
+    implies, the newest of these settings that can be."""
+    if config.resume not in (None, "auto"):
+        return Path(str(config.resume))
+    if config.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
+        return None
+    outdir = Path(config.outdir)
+    for path in sorted(outdir.glob(f"[0-9]*-{label}"), reverse=True) if outdir.is_dir() else []:
+        paths = checkpoint.listing(path)
+        done = int(paths[-1].stem.rpartition("_")[2]) if paths else config.iters
+        if done < config.iters and not changes(read_config(path), config):
+            return path
+    return None
 
 
-def _tick(trainer: Trainer, iterations: int, seconds: float) -> dict[str, Any]:
-    images = iterations * trainer.config.n_critic * trainer.config.batch
-    return {
-        "iteration": trainer.iteration,
-        "kimg": round(trainer.kimg, 3),
-        "seconds": round(trainer.seconds, 3),
-        "img_per_s": round(images / seconds, 1),
-        **trainer.take_means(),
-    }
+@contextmanager
+def _recording(trainer: Trainer, path: Path, *facts: Any) -> Iterator[Recorder | None]:
+    """The recorder, in the process that has one; what the disk refuses is the user's to mend."""
+    if not trainer.group.main:
+        yield None
+        return
+    recorder = None
+    try:
+        recorder = _recorder(trainer, path, *facts)
+        yield recorder
+    except OSError as error:
+        raise UserError(f"cannot write into {path} ({error.strerror or error})") from None
+    finally:
+        if recorder is not None:
+            recorder.close()
 
 
-def _status(values: dict[str, Any], config: Config, remaining: float) -> str:
-    # ru_maxrss counts KiB on Linux and bytes on macOS.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    names = {
-        "critic_loss": "critic",
-        "wasserstein": "W",
-        "penalty": "gp",
-        "grad_norm": "norm",
-        "generator_loss": "gen",
-    }
-    losses = "  ".join(
-        f"{short} {values[name]:.3f}" for name, short in names.items() if values[name] is not None
-    )
-    minutes, seconds = divmod(round(remaining), 60)
-    pace = f"img/s {values['img_per_s']:.0f}  sec/kimg {1000 / values['img_per_s']:.2f}"
-    return (
-        f"iter {values['iteration']}/{config.iters}  kimg {values['kimg']:.1f}  {pace}  "
-        f"eta {minutes}m{seconds:02d}s  mem {peak:.0f} MiB  {losses}"
-    )
+def _recorder(
+    trainer: Trainer, path: Path, label: str, source: Samples, complaints: list[str], began: float
+) -> Recorder:
+    count = min(source.size or PLOT_POINTS, PLOT_POINTS)
+    rows = torch.randperm(source.size or count, generator=data.stream("grid"))[:count]
+    real = data.to_unit(source.take(rows, data.stream("grid")), low=trainer.low)
+    folder.write_json(path / "config.json", trainer.config.lasting())
+    recorder = Recorder(trainer, path, label, real)
+    recorder.log.line(describe(trainer, source))
+    for text in complaints:
+        recorder.log.line(f"warning: {text}")
+    if not recorder.plots:
+        recorder.log.line("matplotlib is not installed: loss.png and plots of points are left out")
+    if trainer.iteration:
+        recorder.log.line(f"continues at iteration {trainer.iteration}")
+    if not (path / "reals.png").exists():
+        recorder.reals()
+    if trainer.iteration == 0:
+        recorder.pictures()
+    recorder.log.line(f"ready after {time.perf_counter() - began:.1f} s")
+    return recorder
+
+
+class _Loop:
+    """Iterations until the last one, a signal, or divergence."""
+
+    def __init__(self, trainer: Trainer, path: Path, recorder: Recorder | None) -> None:
+        self.trainer, self.path, self.recorder = trainer, path, recorder
+        self.config, self.group = trainer.config, trainer.group
+        # Where the clock stood at the last tick, and when this process began.
+        self.ticked = self.started = (trainer.iteration, trainer.seconds)
+        self.rollbacks = 0
+
+    def run(self) -> None:
+        trainer, config = self.trainer, self.config
+        with _signals() as received:
+            while trainer.iteration < config.iters:
+                begin = time.perf_counter()
+                trainer.iterate()
+                last = trainer.iteration == config.iters
+                ticking = last or trainer.iteration % config.tick == 0
+                # Reading the sums waits for the device, so that the clock shows what the device did.
+                means = trainer.take_means() if ticking else None
+                trainer.seconds += time.perf_counter() - begin
+                if self.recorder is not None:
+                    self.recorder.progress.step()
+                stop = self.group.largest(received[0] if received else 0)
+                snapshot = last or trainer.iteration % config.snapshot == 0
+                if not self._healthy(means, last, check=snapshot or stop > 0):
+                    continue
+                if snapshot or stop:
+                    self._snapshot(pictures=snapshot)
+                if stop and not last:
+                    if self.recorder is not None:
+                        self.recorder.progress.close()
+                        self.recorder.log.line(f"signal {stop}: saved at iteration {trainer.iteration}")
+                    raise Interrupted(self.path, stop)
+
+    def _healthy(self, means: dict[str, float | None] | None, last: bool, check: bool) -> bool:
+        """Record a tick; False after a rollback."""
+        trainer, config = self.trainer, self.config
+        loss = 0.0
+        if means is not None:
+            loss = means["critic_loss"] or 0.0
+            self._tick(means)
+        bad = not abs(loss) <= config.loss_limit  # a NaN too
+        if not bad and check:
+            # A checkpoint must not hold what the next tick would find. All look, as all must agree.
+            bad = self.group.largest(int(not trainer.finite())) > 0
+            loss = math.nan if bad else loss
+        if not bad:
+            return True
+        at = f"{self.path}: the critic's loss is {loss:g} at iteration {trainer.iteration}"
+        if config.on_divergence == "rollback" and self._roll_back(at):
+            return False
+        kept = f"; the state is kept in {self.recorder.diverged().name}" if self.recorder is not None else ""
+        hint = "a lower --lr, or --on-divergence rollback, may help"
+        raise Diverged(f"{at}, limit {config.loss_limit:g}{kept}; {hint}")
+
+    def _roll_back(self, at: str) -> bool:
+        paths = checkpoint.listing(self.path)
+        if self.rollbacks == ROLLBACKS or not paths:
+            return False
+        self.rollbacks += 1
+        before = self.trainer.rollbacks
+        seconds = self.trainer.seconds
+        self.trainer.load_state_dict(checkpoint.newest(self.path)[0])
+        # The time was spent all the same, and other numbers must be drawn than the last time.
+        self.trainer.seconds, self.trainer.rollbacks = seconds, before + 1
+        self.ticked = (self.trainer.iteration, seconds)
+        if self.recorder is not None:
+            self.recorder.log.line(f"{at}: rolled back to iteration {self.trainer.iteration}")
+            self.recorder.log.keep(self.trainer.iteration)
+        return True
+
+    def _tick(self, means: dict[str, float | None]) -> None:
+        trainer, config = self.trainer, self.config
+        now = (trainer.iteration, trainer.seconds)
+        held_out = trainer.held_out_means()
+        if self.recorder is not None:
+            iterations, seconds = now[0] - self.ticked[0], now[1] - self.ticked[1]
+            values = {
+                "iteration": trainer.iteration,
+                "kimg": round(trainer.kimg, 3),
+                "seconds": round(trainer.seconds, 3),
+                "img_per_s": round(iterations * config.n_critic * config.batch / max(seconds, 1e-9), 1),
+                "learning_rate": trainer.learning_rate,
+                **means,
+                **held_out,
+            }
+            done = max(1, now[0] - self.started[0])
+            pace = (now[1] - self.started[1]) / done
+            self.recorder.tick(values, pace * (config.iters - trainer.iteration))
+        self.ticked = now
+
+    def _snapshot(self, pictures: bool) -> None:
+        self.rollbacks = 0
+        if self.recorder is not None:
+            self.recorder.checkpoint()
+            if pictures:
+                self.recorder.pictures()
+
+
+def _finish(trainer: Trainer, path: Path, recorder: Recorder) -> None:
+    quality, sentence = final_quality(trainer)
+    if quality:
+        folder.append_line(path / "metrics.jsonl", {"iteration": trainer.iteration, **quality})
+        recorder.log.line(sentence)
+    write_report([path], path / "report.html")
 
 
 @contextmanager

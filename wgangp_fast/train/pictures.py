@@ -17,27 +17,45 @@ SEPARATOR = 96  # grey level of the lines between images
 GREY, ORANGE, GREEN = "#444444", "#e8710a", "#1a8a3a"
 
 
-def image_grid(path: Path, images: Tensor) -> None:
-    """Write images ``[N, C, H, W]`` in [-1, 1] as a nearly square grid, enlarged without smoothing.
+def image_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
+    """Write images ``[N, C, H, W]`` in [-1, 1] as one sheet (see :func:`sheet`).
 
     Raises:
         UserError: Pillow is not installed.
     """
-    pillow = require("PIL.Image")
+    write_png(path, sheet(images, columns))
+
+
+def write_png(path: Path, pixels: Tensor) -> None:
+    """Write uint8 ``pixels [C, H, W]``, C of 1 or 3.
+
+    Raises:
+        UserError: Pillow is not installed.
+    """
+    array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
+    require("PIL.Image").fromarray(array).save(path)
+
+
+def to_pixels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to uint8."""
+    return ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+
+
+def sheet(images: Tensor, columns: int | None = None) -> Tensor:
+    """Images ``[N, C, H, W]`` in [-1, 1] side by side, uint8 ``[C, H', W']``: small ones enlarged without
+    smoothing, grey lines between them; by default as many columns as rows, or one more."""
     count, channels, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     scale = max(1, GRID_SIDE // (columns * width))
     gap = max(1, scale * width // 16)
-    pixels = ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-    pixels = pixels.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    pixels = to_pixels(images).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     high, wide = height * scale + gap, width * scale + gap
-    sheet = torch.full((channels, rows * high + gap, columns * wide + gap), SEPARATOR, dtype=torch.uint8)
+    whole = torch.full((channels, rows * high + gap, columns * wide + gap), SEPARATOR, dtype=torch.uint8)
     for index, image in enumerate(pixels):
         top, left = gap + index // columns * high, gap + index % columns * wide
-        sheet[:, top : top + height * scale, left : left + width * scale] = image
-    array = sheet[0].numpy() if channels == 1 else sheet.permute(1, 2, 0).contiguous().numpy()
-    pillow.fromarray(array).save(path)
+        whole[:, top : top + height * scale, left : left + width * scale] = image
+    return whole
 
 
 def points(
@@ -97,6 +115,11 @@ def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
         label="mean D(real) - mean D(fake)",
         **style,
     )
+    held_out = [(t["iteration"], t["held_out_critic_loss"]) for t in ticks if "held_out_critic_loss" in t]
+    if held_out:
+        above.plot(
+            *zip(*held_out, strict=True), color=GREY, linestyle=":", label="critic loss, held-out samples"
+        )
     generator = [
         (tick["iteration"], tick["generator_loss"]) for tick in ticks if tick["generator_loss"] is not None
     ]

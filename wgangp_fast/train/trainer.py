@@ -2,112 +2,128 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Iterable
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from wgangp_fast import cudagraph, graphs, models
-from wgangp_fast.data import Dataset, UserError
-from wgangp_fast.loss import critic_loss
+from wgangp_fast import cudagraph, graphs
+from wgangp_fast.data import Batches, Loader, Samples, UserError, stream
 
 from .config import Config
-from .losses import LOSSES, clip_
+from .losses import clip_
+from .networks import build_networks, build_optimizer, load_optimizer, set_rate
+from .objectives import Objective, generator_loss, half
+from .parallel import Group
 
-SAMPLE_BATCH = 500
-_IMPL = {"fast": "auto", "stock": "ref"}
-
-
-def build_networks(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
-    """Critic and generator for samples of ``shape``, their weights drawn from ``config.seed``.
-
-    Raises:
-        UserError: a network that does not suit the data.
-    """
-    image = len(shape) == 3
-    for name in (config.critic, config.generator):
-        if name.startswith("toy-") == image:
-            found = f"images {list(shape)}" if image else "points"
-            hint = "digits" if image else "toy-8gaussians"
-            raise UserError(f"{name} does not suit {config.data}, which holds {found}; try --preset {hint}")
-    critic_settings: dict[str, Any] = {"dim": config.critic_dim}
-    generator_settings: dict[str, Any] = {"dim": config.generator_dim, "latent": config.latent}
-    if image:
-        common = {"channels": shape[0], "size": shape[1]}
-        critic_settings |= {**common, "norm": config.critic_norm}
-        generator_settings |= {**common, "norm": config.generator_norm}
-    elif (config.critic_norm, config.generator_norm) != ("none", "none"):
-        raise UserError("perceptrons have no norm: critic_norm and generator_norm must be none")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        return models.build(config.critic, **critic_settings), models.build(
-            config.generator, **generator_settings
-        )
-
-
-def build_optimizer(
-    config: Config, parameters: Iterable[nn.Parameter], capturable: bool = False
-) -> torch.optim.Optimizer:
-    """The optimiser of a network; ``capturable``: its step can be part of a CUDA graph."""
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=config.lr, capturable=capturable)
-    betas = (config.beta1, config.beta2)
-    return torch.optim.Adam(parameters, lr=config.lr, betas=betas, fused=True, capturable=capturable)
+# Latents that are sampled at a time. A generator with batch norm has the statistics of that many.
+SAMPLE_BATCH = 128
+# Held-out batches in a tick.
+HELD_OUT_BATCHES = 4
 
 
 class Trainer:
-    """Networks, optimisers, random streams and counters of a run.
+    """Networks, optimisers and counters of a run.
+
+    Batches, latents and interpolation weights are drawn for all processes, from streams that the seed and
+    the counters address; each process uses its rows. So a run is the same for any number of processes, up
+    to the order of sums (and batch norm's statistics, which are of a process's own rows).
 
     Args:
         config: complete settings.
-        data: real samples.
-        device: of the networks. Random numbers are drawn on the CPU, so that a seed means the same
-            everywhere.
+        train: samples to train on; ``held_out``: samples to compare with, or None.
+        group: this process among the others. Random numbers are drawn on the CPU, so that a seed means the
+            same on every device.
 
     Raises:
-        UserError: a network that does not suit the data.
+        UserError: a network that does not suit the data, or a batch that the processes cannot share.
     """
 
-    def __init__(self, config: Config, data: Dataset, device: torch.device) -> None:
-        self.config, self.data, self.device = config, data, device
-        self.loss = LOSSES[config.loss]
-        critic, generator = build_networks(config, data.shape)
-        self.critic, self.generator = critic.to(device), generator.to(device)
+    def __init__(self, config: Config, train: Samples, held_out: Samples | None, group: Group) -> None:
+        self.config, self.group, self.device = config, group, group.device
+        self.shape = train.shape
+        critic, generator = build_networks(config, train.shape)
+        self.critic, self.generator = critic.to(self.device), generator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
-        self.graphs = config.graphs and device.type == cudagraph.Capture.device_type
+        self.low = getattr(generator, "low", -1.0)
+        self.objective = Objective(self.critic, config)
+        self.loss = self.objective.kind
+        self.shared_objective = group.wrap(self.objective)
+        self.shared_generator = group.wrap(self.generator)
+        self.graphs = config.graphs and self.device.type == cudagraph.Capture.device_type and group.world == 1
         self.critic_optimizer = build_optimizer(config, self.critic.parameters(), self.graphs)
         self.generator_optimizer = build_optimizer(config, self.generator.parameters())
-        self.random = torch.Generator().manual_seed(config.seed + 1)  # latents and interpolation
-        self.iteration = 0
-        self.seconds = 0.0
+        self.iteration, self.seconds, self.rollbacks = 0, 0.0, 0
         self.sums = self._no_sums()
         self.last: tuple[Tensor, Tensor, Tensor] | None = None  # real, fake, alpha of the last critic step
+        self.generator_batch = config.generator_batch or config.batch
+        for name, batch in (("batch", config.batch), ("generator_batch", self.generator_batch)):
+            parts = group.world * config.accumulate
+            if batch % parts:
+                raise UserError(
+                    f"{name} {batch} must be a multiple of {parts}: {group.world} processes times accumulate "
+                    f"{config.accumulate}"
+                )
+        options: dict[str, Any] = {"dequantize": config.dequantize, "low": self.low, "share": group.share}
+        batches = Batches(train, config.batch, config.seed, flip=config.flip, **options)
+        self.loader = Loader(batches, self.device, config.placement)
+        self.held_out: Loader | None = None
+        if held_out is not None:
+            part = config.batch // config.accumulate
+            size = part if held_out.size is None else min(part, held_out.size)
+            size -= size % group.world
+            if size:  # another seed: what is drawn anew must not be what is trained on
+                others = Batches(held_out, size, -1 - config.seed, **options)
+                self.held_out = Loader(others, self.device, "plain")
         self.critic_updates = graphs.make_graphed_step(
             self._critic_updates, enabled=self.graphs, watch=[self.critic, self.critic_optimizer]
         )
 
     def iterate(self) -> None:
         """One generator step (none in the first iteration), then n_critic critic steps (paper 2.3)."""
+        rate = self.learning_rate
+        for optimizer in (self.critic_optimizer, self.generator_optimizer):
+            set_rate(optimizer, rate)
         if self.iteration > 0:
             self.generator_step()
         self.critic_steps()
         self.iteration += 1
 
+    @property
+    def learning_rate(self) -> float:
+        """Of the coming iteration: ``lr``, or on its linear way from there to 0 at ``iters``."""
+        config = self.config
+        if config.lr_decay == "none":
+            return config.lr
+        rate = config.lr * max(0.0, 1 - self.iteration / config.iters)
+        return torch.tensor(rate, dtype=torch.float32).item()  # as a captured step reads it from memory
+
     def generator_step(self) -> None:
-        loss = self.loss.generator(self.critic(self.generator(self.latents(self.config.batch))))
+        config = self.config
+        z = self.latents("generator", self.iteration, self.generator_batch)
+        total = torch.zeros((), device=self.device)
         self.generator_optimizer.zero_grad()
-        # inputs=: the critic's own gradients are neither needed nor computed.
-        loss.backward(inputs=list(self.generator.parameters()))
+        parts = z.chunk(config.accumulate)
+        for index, part in enumerate(parts):
+            with _waiting(self.shared_generator, index + 1 < len(parts)):
+                with half(self.device, config.precision == "bf16"):
+                    loss = generator_loss(self.loss, self.critic, self.shared_generator(part)) / len(parts)
+                # inputs=: the critic's own gradients are neither needed nor computed.
+                loss.backward(inputs=list(self.generator.parameters()))
+            total += loss.detach()
         self.generator_optimizer.step()
         self._update_average()
-        self._add("generator", generator_loss=loss)
+        self._add("generator", generator_loss=total)
 
     def critic_steps(self) -> None:
         """n_critic updates on fresh batches; with a GPU, one launch."""
         # The generator does not change meanwhile, so all the batches can be made first.
-        batches = [self.critic_batch() for _ in range(self.config.n_critic)]
+        first = self.iteration * self.config.n_critic
+        batches = [self.critic_batch(first + index) for index in range(self.config.n_critic)]
         try:
             results = self.critic_updates(batches)
         except graphs.GraphError as error:
@@ -115,47 +131,58 @@ class Trainer:
         for values in results:
             self._add("critic", **values)
 
-    def critic_batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """What one update needs: real and fake ``[N, ...]``, alpha ``[N]``, the weight of real."""
-        config = self.config
-        real = self.data.batch(config.batch).to(self.device)
-        with torch.no_grad():
-            fake = self.generator(self.latents(config.batch))
-        self.last = real, fake, torch.rand(config.batch, generator=self.random).to(self.device)
+    def critic_batch(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What critic update ``k`` needs: real and fake ``[N, ...]``, alpha ``[N]``, the weight of real."""
+        real = self.loader(k)
+        fake = self._fakes(self.latents("critic", k, self.config.batch))
+        self.last = real, fake, self._alpha("critic", k, self.config.batch)
         return self.last
+
+    def _fakes(self, z: Tensor) -> Tensor:
+        with torch.no_grad(), half(self.device, self.config.precision == "bf16"):
+            parts = [self.generator(part) for part in z.chunk(self.config.accumulate)]
+        return (torch.cat(parts) if len(parts) > 1 else parts[0]).float()
 
     def _critic_updates(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Tensor]]:
         return [self.critic_update(*batch) for batch in batches]
 
     def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor) -> dict[str, Tensor]:
         """One update of the critic; scalars for the log, from before it."""
-        config = self.config
-        if self.loss.penalised:
-            found = critic_loss(
-                self.critic, real, fake, lambda_gp=config.lambda_gp, alpha=alpha, one_sided=config.one_sided,
-                impl=_IMPL[config.penalty],
-            )  # fmt: skip
-            loss, wasserstein = found.loss, found.wasserstein
-            values = {"penalty": found.penalty, "grad_norm": found.grad_norm.mean()}
-        else:
-            real_score, fake_score = self.critic(real), self.critic(fake)
-            loss = self.loss.critic(real_score, fake_score)
-            wasserstein, values = real_score.mean() - fake_score.mean(), {}
+        parts = list(
+            zip(*(value.chunk(self.config.accumulate) for value in (real, fake, alpha)), strict=True)
+        )
         self.critic_optimizer.zero_grad()
-        loss.backward()
+        sums: dict[str, Tensor] = {}
+        for index, part in enumerate(parts):
+            with _waiting(self.shared_objective, index + 1 < len(parts)):
+                found = self.shared_objective(*part)
+                (found.loss / len(parts)).backward()
+            for name, value in found._asdict().items():
+                if value is not None:
+                    share = value.detach() / len(parts)
+                    sums[name] = sums[name] + share if name in sums else share
         self.critic_optimizer.step()
         if self.loss.clipped:
-            clip_(self.critic.parameters(), config.clip)
-        return {"critic_loss": loss, "wasserstein": wasserstein, **values}
+            clip_(self.critic.parameters(), self.config.clip)
+        sums["critic_loss"] = sums.pop("loss")
+        return sums
 
-    def latents(self, count: int) -> Tensor:
-        """``[count, latent]`` standard normal."""
-        return torch.randn(count, self.config.latent, generator=self.random).to(self.device)
+    def _stream(self, name: str, *key: int) -> torch.Generator:
+        # After a rollback the same numbers would lead to the same divergence.
+        return stream(self.config.seed, name, self.rollbacks, *key)
+
+    def latents(self, purpose: str, k: int, count: int) -> Tensor:
+        """This process's rows of ``[count, latent]`` standard normal, the ``k``-th for ``purpose``."""
+        z = torch.randn(count, self.config.latent, generator=self._stream(f"z {purpose}", k))
+        return self.group.mine(z).to(self.device)
+
+    def _alpha(self, purpose: str, k: int, count: int) -> Tensor:
+        alpha = torch.rand(count, generator=self._stream(f"alpha {purpose}", k))
+        return self.group.mine(alpha).to(self.device)
 
     def sample(self, z: Tensor) -> Tensor:
-        """Samples of the averaged generator, 500 at a time; ``z [N, latent]`` on any device."""
-        with torch.no_grad():
-            return torch.cat([self.average(part.to(self.device)) for part in z.split(SAMPLE_BATCH)])
+        """Samples of the averaged generator, on the CPU; ``z [N, latent]`` on any device."""
+        return sample(self.average, z, self.device)
 
     @property
     def kimg(self) -> float:
@@ -170,15 +197,9 @@ class Trainer:
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
 
     def _no_sums(self) -> dict[str, Tensor]:
-        names = [
-            "critic",
-            "critic_loss",
-            "wasserstein",
-            "penalty",
-            "grad_norm",
-            "generator",
-            "generator_loss",
-        ]
+        names = (
+            "critic", "critic_loss", "wasserstein", "penalty", "grad_norm", "generator", "generator_loss"
+        )  # fmt: skip
         return {name: torch.zeros((), device=self.device) for name in names}
 
     def _add(self, counter: str, **values: Tensor) -> None:
@@ -188,9 +209,10 @@ class Trainer:
             self.sums[name] += value.detach()
 
     def take_means(self) -> dict[str, float | None]:
-        """Means since the last call. The critic's gradient norm is the mean over all penalty points; a loss
-        without a penalty has it from the last step's points."""
-        sums = {name: value.item() for name, value in self.sums.items()}
+        """Means since the last call, over all processes. The critic's gradient norm is the mean over all
+        penalty points; a loss without a penalty has it from the last step's points."""
+        summed = self.group.sum(torch.stack(list(self.sums.values()))).tolist()
+        sums = dict(zip(self.sums, summed, strict=True))
         self.sums = self._no_sums()
         means: dict[str, float | None] = {
             name: sums[name] / sums["critic"]
@@ -210,34 +232,103 @@ class Trainer:
         (gradient,) = torch.autograd.grad(self.critic(x).sum(), x)
         return gradient.flatten(1).norm(dim=1).mean().item()
 
-    def _parts(self) -> dict[str, Any]:
+    def held_out_means(self) -> dict[str, float]:
+        """The critic's loss and Wasserstein estimate on samples that it is not trained on, against the
+        generator of this moment; empty where none are held out. Float32, or as the training is."""
+        if self.held_out is None:
+            return {}
+        batches = self.held_out.batches
+        count = HELD_OUT_BATCHES
+        if batches.samples.size is not None:
+            count = min(count, batches.samples.size // batches.batch)
+        sums = torch.zeros(3, device=self.device)
+        for k in range(count):
+            fake = self._fakes(self.latents("held out", k, batches.batch))
+            with torch.no_grad():
+                found = self.objective(self.held_out(k), fake, self._alpha("held out", k, batches.batch))
+            sums += torch.stack([torch.ones_like(found.loss), found.loss, found.wasserstein])
+        number, loss, wasserstein = self.group.sum(sums).tolist()
+        return {"held_out_critic_loss": loss / number, "held_out_wasserstein": wasserstein / number}
+
+    def finite(self) -> bool:
+        """Whether every parameter, and every loss since the last tick, is a finite number; waits for the
+        device."""
+        values = [*self.critic.parameters(), *self.generator.parameters(), *self.sums.values()]
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([v.detach() for v in values])])
+        return math.isfinite(norms.sum().item())
+
+    def _parts(self) -> dict[str, nn.Module]:
+        return {"critic": self.critic, "generator": self.generator, "average": self.average}
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {
-            "critic": self.critic,
-            "generator": self.generator,
-            "average": self.average,
             "critic_optimizer": self.critic_optimizer,
             "generator_optimizer": self.generator_optimizer,
-            "data": self.data,
         }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next iterations depend on, as tensors, numbers and dictionaries of them."""
         return {
             **{name: part.state_dict() for name, part in self._parts().items()},
-            "random": self.random.get_state(),
+            **{name: part.state_dict() for name, part in self._optimizers().items()},
+            "shape": list(self.shape),
+            "size": self.loader.batches.samples.size,
             "iteration": self.iteration,
             "seconds": self.seconds,
-            "sums": self.sums,
+            "rollbacks": self.rollbacks,
+            "sums": dict(self.sums),
+            "torch_random": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        # Whether steps are captured is this run's affair, not that of the run which wrote the checkpoint.
-        saved = state["critic_optimizer"]
-        own = [{**group, "capturable": self.graphs} for group in saved["param_groups"]]
-        state = {**state, "critic_optimizer": {**saved, "param_groups": own}}
-        for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+        """Take over ``state``.
+
+        Raises:
+            UserError: it is of other networks, or of another set.
+        """
+        for name, mine in (("shape", list(self.shape)), ("size", self.loader.batches.samples.size)):
+            if state.get(name) != mine:
+                raise UserError(
+                    f"the checkpoint was trained on samples of {name} {state.get(name)}; the data has {mine}"
+                )
+        try:
+            for name, part in self._parts().items():
+                part.load_state_dict(state[name])
+            for name, optimizer in self._optimizers().items():
+                load_optimizer(optimizer, state[name])
+        except (RuntimeError, ValueError, KeyError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the checkpoint is of other networks than these settings ({reason[:200]})"
+            ) from None
         self.critic_updates.reset()
-        self.random.set_state(state["random"])
+        self.loader.cancel()
         self.iteration, self.seconds = state["iteration"], state["seconds"]
+        self.rollbacks = state["rollbacks"]
         self.sums = self._no_sums() | {name: value.to(self.device) for name, value in state["sums"].items()}
+        torch.set_rng_state(state["torch_random"])
+
+    def close(self) -> None:
+        """End the threads of the loader."""
+        self.loader.close()
+
+
+def sample(generator: nn.Module, z: Tensor, device: torch.device) -> Tensor:
+    """Samples ``[N, ...]`` float32 on the CPU for ``z [N, latent]``, in full batches of 128.
+
+    A last part is filled up with latents of its own, so that batch norm sees as many samples as elsewhere.
+    """
+    count = len(z)
+    missing = -count % SAMPLE_BATCH
+    fill = torch.randn(missing, z.shape[1], generator=stream("fill", count))
+    whole = torch.cat([z.cpu(), fill])
+    with torch.no_grad():
+        made = [generator(part.to(device)).float().cpu() for part in whole.split(SAMPLE_BATCH)]
+    return torch.cat(made)[:count]
+
+
+def _waiting(module: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients stay in the process until the last part's backward."""
+    if wanted and isinstance(module, DistributedDataParallel):
+        return module.no_sync()
+    return contextlib.nullcontext()
