@@ -200,6 +200,19 @@ def test_many_differences_stay_out_of_the_names(run: Path, tmp_path: Path) -> No
     assert "All settings are equal." in same.text
 
 
+def test_runs_are_compared_by_a_judge_of_both(run: Path, tmp_path: Path) -> None:
+    other = run_folder(tmp_path / "00001-digits")
+    with open(other / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"iteration": 40, "features": "another", "frechet_distance": 777.0}) + "\n")
+    source = written([run, other], tmp_path / "report.html").source
+    head = source[: source.index("</header>")]
+    assert head.count(">12.35<") == 2
+    assert "777" not in head
+    assert "777" in source
+    (run / "metrics.jsonl").unlink()
+    assert "777" in written([run, other], tmp_path / "report.html").source.partition("</header>")[0]
+
+
 def test_quality_is_measured_in_one_way(run: Path, tmp_path: Path) -> None:
     """A score of one network never stands beside the distance of another."""
     lines = [

@@ -109,6 +109,8 @@ def evaluate(run: Run, asked: argparse.Namespace) -> dict[str, Any]:
     if count < LEAST:
         raise UserError(f"{count} samples are too few to compare: at least {LEAST} of each side are needed")
     found = of_samples(name, lambda number: run.draw(number, asked.seed))
+    if found:  # counted on samples of their own number
+        found["counted_samples"] = found.pop("samples")
     real, fake = real_samples(source, count, asked.seed), run.draw(count, asked.seed)
     if run.image:
         found |= judge(real, fake, network_for(name, run.shape, asked, run), seed=asked.seed)

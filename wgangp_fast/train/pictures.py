@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgangp_fast.data import require
+from wgangp_fast.metrics.quality import to_pixels
 
 GRID_SIDE = 640  # pixels: small images are enlarged to about this
 SEPARATOR = 96  # grey level of the lines between images
@@ -36,11 +37,6 @@ def write_png(path: Path, pixels: Tensor) -> None:
     require("PIL.Image").fromarray(array).save(path)
 
 
-def to_pixels(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8."""
-    return ((images.detach().cpu().float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-
-
 def sheet(images: Tensor, columns: int | None = None) -> Tensor:
     """Images ``[N, C, H, W]`` in [-1, 1] side by side, uint8 ``[C, H', W']``: small ones enlarged without
     smoothing, grey lines between them; by default as many columns as rows, or one more."""
@@ -49,7 +45,7 @@ def sheet(images: Tensor, columns: int | None = None) -> Tensor:
     rows = math.ceil(count / columns)
     scale = max(1, GRID_SIDE // (columns * width))
     gap = max(1, scale * width // 16)
-    pixels = to_pixels(images).repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+    pixels = to_pixels(images.detach()).cpu().repeat_interleave(scale, 2).repeat_interleave(scale, 3)
     high, wide = height * scale + gap, width * scale + gap
     whole = torch.full((channels, rows * high + gap, columns * wide + gap), SEPARATOR, dtype=torch.uint8)
     for index, image in enumerate(pixels):

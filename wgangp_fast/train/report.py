@@ -22,7 +22,7 @@ from wgangp_fast.data import UserError, require
 from .folder import write_text
 from .report_charts import SMOOTH, Curve, chart, duration, finite, number
 from .report_page import COLOURS, cell, dot, folded, page, pairs, row_head, section, table
-from .report_run import MISSING, Run, differences, is_number, read_all, settings
+from .report_run import MISSING, Run, differences, is_number, read_all, settings, shared_judge
 
 GRIDS = 4  # pictures of a run's samples, with the real ones a row; twice as many of a single run
 LARGE = 1_500_000  # bytes; a larger picture is embedded as JPEG
@@ -92,9 +92,9 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> P
 def _head(runs: Sequence[Run], title: str) -> str:
     heading = f"<h1>{html.escape(title)}</h1>"
     if len(runs) == 1:
-        judge = html.escape(_judge(runs[0]))
-        found = pairs("facts", _facts(runs[0]) | _qualities(runs[0]))
-        return f'<header>{heading}{found}<p class="note">{judge}</p></header>'
+        quality = runs[0].quality()
+        found = pairs("facts", _facts(runs[0]) | _qualities(quality))
+        return f'<header>{heading}{found}<p class="note">{html.escape(_judge(quality))}</p></header>'
     comparison = f'<p class="verdict">{html.escape(_comparison(runs))}</p>'
     return f"<header>{heading}{comparison}{_summary(runs)}</header>"
 
@@ -114,23 +114,24 @@ def _facts(run: Run) -> dict[str, str]:
     return known
 
 
-def _qualities(run: Run) -> dict[str, str]:
-    quality = run.quality()
+def _qualities(quality: dict[str, Any]) -> dict[str, str]:
     return {text: _measure(quality, name) for name, (text, _) in MEASURES.items() if name in quality}
 
 
-def _judge(run: Run) -> str:
-    name = run.quality().get("features")
+def _judge(quality: dict[str, Any]) -> str:
+    name = quality.get("features")
     return f"Judged by {name}" if name else ""
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    found = [_facts(run) | _qualities(run) for run in runs]
+    judge = shared_judge(runs)  # distances by different networks are not comparable
+    qualities = [run.quality(judge) for run in runs]
+    found = [_facts(run) | _qualities(quality) for run, quality in zip(runs, qualities, strict=True)]
     names = list(dict.fromkeys(name for known in found for name in known))
     rows = []
     for index, (run, known) in enumerate(zip(runs, found, strict=True)):
         cells = [cell(known.get(name, MISSING), kind="number") for name in names]
-        rows.append(("", [row_head(index, run.label, _judge(run)), *cells]))
+        rows.append(("", [row_head(index, run.label, _judge(qualities[index])), *cells]))
     return table(["Run", *names], rows, names)
 
 

@@ -53,10 +53,16 @@ class Run:
         values = [y for _, y in finite(self.values("img_per_s"))]
         return statistics.median(values) if values else None
 
-    def quality(self) -> dict[str, Any]:
-        """What was measured at the newest evaluated iteration, as far as it was measured in one way."""
+    def quality(self, judge: str | None = None) -> dict[str, Any]:
+        """What was measured at the newest evaluated iteration, as far as it was measured in one way.
+
+        Args:
+            judge: the feature network whose word counts; None: the newest.
+        """
         found: dict[str, Any] = {}
         for evaluation in reversed(self.evaluations):
+            if judge is not None and evaluation.get("features", judge) != judge:
+                continue
             if all(evaluation[k] == found.get(k, evaluation[k]) for k in WAYS if k in evaluation):
                 found = evaluation | found
         return found
@@ -81,6 +87,12 @@ def read_all(paths: Sequence[Path]) -> list[Run]:
 def settings(runs: Sequence[Run]) -> list[str]:
     """The names of all settings."""
     return list(dict.fromkeys(name for run in runs for name in run.config))
+
+
+def shared_judge(runs: Sequence[Run]) -> str | None:
+    """The feature network that judged every run, the newest if there are several; None: there is none."""
+    judges = [[e["features"] for e in run.evaluations if isinstance(e.get("features"), str)] for run in runs]
+    return next((name for name in reversed(judges[0]) if all(name in others for others in judges)), None)
 
 
 def differences(runs: Sequence[Run]) -> list[str]:

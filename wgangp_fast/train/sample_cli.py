@@ -13,6 +13,7 @@ from torch import Tensor
 
 from wgangp_fast.arguments import Parser, mistakes, positive
 from wgangp_fast.data import UserError, require
+from wgangp_fast.metrics.quality import to_pixels
 
 from . import pictures
 from .runs import Run, open_run
@@ -79,7 +80,7 @@ def write(run: Run, samples: Tensor, out: Path, columns: int | None) -> None:
             raise UserError(f"--out {out}: points have no folder of pictures; use .png or .npy")
         else:
             out.mkdir(exist_ok=True)
-            for index, image in enumerate(pictures.to_pixels(samples)):
+            for index, image in enumerate(to_pixels(samples)):
                 pictures.write_png(out / f"{index:06d}.png", image)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error})") from None
