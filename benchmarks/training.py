@@ -1,8 +1,8 @@
 """The same training with the stock penalty and with the fast one, side by side: quality, curves, time.
 
-Both runs advance in turns, slice by slice, each continued exactly where it stopped, so that both meet the same
-machine; seconds are those of the iterations. After every slice but the first both are judged by one feature
-network. Writes two run folders, one report of both, and a JSON file with every number.
+Both runs advance in turns, slice by slice, each continued exactly where it stopped, so that both meet the
+same machine; seconds are those of the iterations. After every slice but the first both are judged by one
+feature network. Writes two run folders, one report of both, and a JSON file with every number.
 
     python benchmarks/training.py --data FOLDER --outdir DIR [--preset mnist] [--iters N] [--slices K]
         [--set NAME=VALUE ...] [--num SAMPLES] [--out FILE.json]

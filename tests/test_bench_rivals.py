@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wgangp_fast import models
-from wgangp_fast.bench import contestants, correctness, critics, jax_rival, measures, rivals, suite
+from wgangp_fast.bench import contestants, correctness, critics, jax_rival, measures, report, rivals, suite
 from wgangp_fast.bench.limits import time_limit
 from wgangp_fast.bench.modes import FLOAT32, MODES
 from wgangp_fast.bench.steps import CRITIC_STEP, PENALTY, Absent, Contestant, Step, Task, eager
@@ -273,6 +273,18 @@ def test_train_step_moves_both_networks() -> None:
     built.step(*built.inputs)
     assert all(not torch.equal(p, old) for p, old in zip(model.parameters(), before) if p.dim() > 1)
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_train_step_tells_seconds_a_thousand_images() -> None:
+    result = suite.run({"trained": TRAINED}, CPU, measures.Settings(batch=4), [], "train_step")
+    (row,) = result["rows"]
+    for name in ("stock", "ours"):
+        entry = row["contestants"][name]
+        assert entry["sec_per_kimg"] == pytest.approx(entry["median_s"] * 1000 / (5 * 4))
+        assert f"{entry['sec_per_kimg']:.3g}" in report.markdown(result)
+    assert "sec/kimg" in report.columns(result)
+    others = suite.run({"tiny": TINY}, CPU, measures.Settings(batch=4), [], "critic_step")
+    assert "sec/kimg" not in report.columns(others)
 
 
 def test_memory_suite_counts_both_steps() -> None:

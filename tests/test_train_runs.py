@@ -117,6 +117,26 @@ def test_resume_with_other_settings_is_refused_with_the_difference(run: Path) ->
         train(Config(resume=str(run)))
 
 
+def test_force_resumes_with_other_settings_and_says_so(run: Path, tmp_path: Path) -> None:
+    config = Config(resume=str(run), iters=10, lr=1e-3, batch=16, force=True, outdir=str(tmp_path))
+    path = train(config)
+    assert "settings changed by force: batch: 8 -> 16; lr: 0.002 -> 0.001" in (path / "log.txt").read_text()
+    assert json.loads((path / "config.json").read_text())["lr"] == 1e-3
+    assert ticks(path)[-1]["learning_rate"] == 1e-3
+
+
+def test_tensorboard_gets_what_stats_get(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    path = train(small(iters=4, tensorboard=True, outdir=str(tmp_path)))
+    path = train(Config(resume=str(path), iters=8))
+    events = accumulator.EventAccumulator(str(path), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    found = [(event.step, event.value) for event in events.Scalars("critic_loss")]
+    assert [step for step, _ in found] == [2, 4, 6, 8]
+    assert [value for _, value in found] == pytest.approx([tick["critic_loss"] for tick in ticks(path)])
+    assert [event.step for event in events.Images("fakes")] == [0, 4, 8]
+
+
 def test_statistics_behind_the_checkpoint_are_dropped(tmp_path: Path) -> None:
     stats = tmp_path / "stats.jsonl"
     stats.write_text("".join(json.dumps({"iteration": i}) + "\n" for i in (2, 4, 6)))

@@ -63,6 +63,7 @@ _PEAK = Column("peak MiB", _number("peak_bytes", ".1f", 2**-20))
 _TIMES = (
     Column("median ms", _ms),
     Column("p10-p90 ms", _spread),
+    Column("sec/kimg", _number("sec_per_kimg", ".3g"), optional=True),
     Column(f"{BASELINE} / it", _number("ratio", ".2f")),
     Column("by medians", _number("ratio_of_medians", ".2f")),
     Column("% of floor", _number("share_of_floor", ".0f", 100), optional=True),

@@ -107,6 +107,8 @@ class Task:
         around: makes the contestant that computes a loss; a training iteration has an optimiser in it.
         stateful: steps keep more than the model's tensors (an optimiser's), so each check builds its own.
         rivals: whether the ways of computing a loss that other people use can compute this.
+        critic_batches: real batches that a call shows to the critic, where training is timed: what seconds a
+            thousand images (sec/kimg) are counted from.
     """
 
     name: str
@@ -117,6 +119,7 @@ class Task:
     around: Callable[[Loss, Mode], Contestant] = eager
     stateful: bool = False
     rivals: bool = True
+    critic_batches: int = 0
 
     def stock(self, score: Score, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         """The loss as stock code computes it."""

@@ -216,6 +216,10 @@ class Row:
                 self._check(entry, judge)
             entries = {key: entry for key, entry in entries.items() if entry.result["status"] == "ok"}
         row |= self.suite.measure(entries, judge, self.name, self.settings)
+        for entry in entries.values():
+            if self.task.critic_batches and "median_s" in entry.result:
+                images = self.task.critic_batches * self.batch
+                entry.result["sec_per_kimg"] = entry.result["median_s"] * 1000 / images
         return row
 
     def _spared(self, name: str) -> bool:

@@ -86,4 +86,5 @@ TRAIN_STEP = Task(
     around=iteration,
     stateful=True,
     rivals=False,
+    critic_batches=N_CRITIC,
 )

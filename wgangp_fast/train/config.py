@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from wgangp_fast import models
+from wgangp_fast import data, models
 from wgangp_fast.data import UserError
 
 from .presets import COMMON, LOSS_SETTINGS, PRESETS
@@ -145,6 +145,9 @@ class Config:
         for field in dataclasses.fields(self):
             if getattr(self, field.name) is None and field.name != "resume":
                 object.__setattr__(self, field.name, values[field.name])
+        if self.data not in data.names() and Path(self.data).exists():
+            # A run folder is read from other places too.
+            object.__setattr__(self, "data", str(Path(self.data).absolute()) if self.data else "")
         self._check()
 
     def _check(self) -> None:
