@@ -12,7 +12,7 @@ from torch import Tensor
 from ..extras import UserError, require
 from . import toy
 from .cache import Cache, is_cache
-from .dataset import Batches, Fresh, Samples, Stored, hold_out, to_unit
+from .dataset import Batches, Fresh, Samples, Stored, hold_out, moved, to_unit
 from .loader import Loader
 from .prepare import Stopped, prepare
 from .sources import read_array
@@ -32,6 +32,7 @@ __all__ = [
     "load",
     "mark",
     "modes",
+    "moved",
     "names",
     "prepare",
     "require",

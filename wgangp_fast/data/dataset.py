@@ -66,7 +66,7 @@ class Stored:
     def take(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         if self._rows is not None:
             rows = self._rows[rows]
-        return self.samples[rows.to(self.samples.device)]
+        return self.samples[moved(rows, self.samples.device)]
 
     def to(self, device: torch.device) -> Stored:
         """The same set, its samples in the memory of ``device``."""
@@ -174,16 +174,23 @@ class Batches:
         x = to_unit(chosen, 256 if noisy else 255, self.low)
         if noisy:
             noise = torch.rand(self.batch, *self.samples.shape, generator=stream(self.seed, "noise", k))
-            x += noise[self._mine].to(x.device, non_blocking=True).mul_((1 - self.low) / 256)
+            x += moved(noise[self._mine], x.device).mul_((1 - self.low) / 256)
         if self.flip == "none" or x.dim() != 4:
             return x
         coins = torch.rand(self.batch if self.flip == "sample" else 1, generator=stream(self.seed, "flip", k))
-        turned = (coins < 0.5)[self._mine if self.flip == "sample" else slice(None)].to(x.device)
+        turned = moved((coins < 0.5)[self._mine if self.flip == "sample" else slice(None)], x.device)
         return torch.where(turned.view(-1, 1, 1, 1), x.flip(3), x)
 
     def __call__(self, k: int) -> Tensor:
         """Batch ``k``: ``[batch / processes, *shape]``, float32, where the samples are."""
         return self.finish(k, self.raw(k))
+
+
+def moved(values: Tensor, device: torch.device) -> Tensor:
+    """``values`` on ``device``; a GPU is not waited for, which copies from ordinary memory would do."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
 def to_unit(samples: Tensor, levels: int = 255, low: float = -1.0) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .dataset import Batches, Stored
+from .dataset import Batches, Stored, moved
 
 Placement = Literal["auto", "device", "ahead", "plain"]
 
@@ -52,7 +52,7 @@ class Loader:
     def __call__(self, k: int) -> Tensor:
         """``[batch / processes, *shape]``, float32, on the device."""
         if self._thread is None:
-            return self.batches.finish(k, self.batches.raw(k).to(self.device, non_blocking=True))
+            return self.batches.finish(k, moved(self.batches.raw(k), self.device))
         if k not in self._made:  # the first batch, or a jump: what was made ahead is of no use
             self.cancel()
         for ahead in range(k, k + DEPTH + 1):

@@ -32,7 +32,7 @@ class Config:
 
     preset: str = _UNSET
     """Where settings that are not given come from: digits, lsun64-dcgan, lsun64-resnet, lsun128, cifar10,
-    cifar10-resnet, mnist, toy-8gaussians, toy-25gaussians, toy-swissroll."""
+    cifar10-resnet, mnist, toy, toy-8gaussians, toy-25gaussians, toy-swissroll."""
     data: str = _UNSET
     """A folder that `wgangp-fast prepare` made, or a set it understands (LSUN LMDB, image folder, zip,
     CIFAR-10, IDX, .npy: images, or float points [N,2]), or the name of an embedded one (digits, toy-...)."""

@@ -141,7 +141,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iters": 200_000,
         "snapshot": 1000,
     },
-    # gan_toy.py
+    # gan_toy.py; any of the three sets with --data
+    "toy": {**_TOY, "data": "toy-8gaussians"},
     "toy-8gaussians": {**_TOY, "data": "toy-8gaussians"},
     "toy-25gaussians": {**_TOY, "data": "toy-25gaussians"},
     "toy-swissroll": {**_TOY, "data": "toy-swissroll"},

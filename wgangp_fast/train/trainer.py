@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from wgangp_fast import cudagraph, graphs
-from wgangp_fast.data import Batches, Loader, Samples, UserError, stream
+from wgangp_fast.data import Batches, Loader, Samples, UserError, moved, stream
 
 from .config import Config
 from .losses import clip_
@@ -174,11 +174,11 @@ class Trainer:
     def latents(self, purpose: str, k: int, count: int) -> Tensor:
         """This process's rows of ``[count, latent]`` standard normal, the ``k``-th for ``purpose``."""
         z = torch.randn(count, self.config.latent, generator=self._stream(f"z {purpose}", k))
-        return self.group.mine(z).to(self.device)
+        return moved(self.group.mine(z), self.device)
 
     def _alpha(self, purpose: str, k: int, count: int) -> Tensor:
         alpha = torch.rand(count, generator=self._stream(f"alpha {purpose}", k))
-        return self.group.mine(alpha).to(self.device)
+        return moved(self.group.mine(alpha), self.device)
 
     def sample(self, z: Tensor) -> Tensor:
         """Samples of the averaged generator, on the CPU; ``z [N, latent]`` on any device."""
