@@ -217,8 +217,10 @@ def test_grey_images_are_three_equal_channels(network: Inception) -> None:
 def test_name_says_whose_weights(path: Path, network: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
     assert f"sha256 {digest}, published 6726825d" in network.name
+    assert not network.published
     monkeypatch.setattr(inception, "CHECKSUM", digest)
     assert Inception(path).name == "Inception-v3 of 2015-12-05"
+    assert Inception(path).published
 
 
 def test_only_its_distance_is_called_fid(network: Inception, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,11 +229,16 @@ def test_only_its_distance_is_called_fid(network: Inception, monkeypatch: pytest
         return features, features.softmax(1)
 
     monkeypatch.setattr(network, "_outputs", outputs)
+    monkeypatch.setattr(network, "published", True)
     real = torch.randint(0, 256, (40, 3, 8, 8), dtype=torch.uint8)
     found = judge(real, real.flip(0), network)
     assert {"fid", "real_fid", "inception_score", "inception_score_std", "real_inception_score"} <= set(found)
     assert not [name for name in found if "frechet" in name or "type" in name]
     assert found["fid"] == pytest.approx(0, abs=1e-9)
+    monkeypatch.setattr(network, "published", False)  # other weights of the same shapes are another extractor
+    found = judge(real, real.flip(0), network)
+    assert {"frechet_distance", "inception_type_score"} <= set(found)
+    assert "fid" not in found
 
 
 def test_files_with_counters_and_half_precision_are_read(tmp_path: Path, network: Inception) -> None:

@@ -41,8 +41,11 @@ class Inception(Network):
         bias: whether the last layer's bias is added. Salimans et al. and Gulrajani et al. left it out of
             their inception scores.
 
+    Attributes:
+        published: whether the file is the published one, without which no number may be called FID.
+
     Raises:
-        UserError: no such file, or it holds other weights.
+        UserError: no such file, or its weights are of another network.
     """
 
     def __init__(self, path: Path, device: torch.device | str = "cpu", *, bias: bool = False) -> None:
@@ -58,7 +61,13 @@ class Inception(Network):
         network.load_state_dict({name: found[name].float() for name in wanted}, assign=True, strict=False)
         self.network = network.eval().requires_grad_(False).to(self.device)
         self.bias = bias
-        self.name = "Inception-v3 of 2015-12-05" + _origin(path)
+        digest = _digest(path)
+        self.published = digest == CHECKSUM
+        self.name = (
+            "Inception-v3 of 2015-12-05"
+            if self.published
+            else f"Inception-v3 with the weights of {path.name} (sha256 {digest}, published {CHECKSUM})"
+        )
         if bias:
             self.name += ", scores with bias"
 
@@ -70,14 +79,13 @@ class Inception(Network):
         return features, F.linear(features, last.weight, last.bias if self.bias else None).softmax(1)
 
 
-def _origin(path: Path) -> str:
-    """Nothing for the published file; else which one it is, since names and shapes do not tell weights."""
+def _digest(path: Path) -> str:
+    """The beginning of a file's sha256: names and shapes do not tell whose weights it holds."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
-    found = digest.hexdigest()[: len(CHECKSUM)]
-    return "" if found == CHECKSUM else f", weights of {path.name} (sha256 {found}, published {CHECKSUM})"
+    return digest.hexdigest()[: len(CHECKSUM)]
 
 
 class Conv(nn.Module):

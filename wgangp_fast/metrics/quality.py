@@ -48,9 +48,9 @@ def judge(
 
     Returns:
         samples (M), real_samples (N), features (the network's name); frechet_distance, which is called fid if
-        and only if the network is Inception's; kid and kid_std; sliced_wasserstein and, by side,
-        sliced_wasserstein_levels, of sliced_wasserstein_samples images. If the network classifies:
-        inception_type_score and inception_type_score_std (Inception's: inception_score).
+        and only if the network is Inception with the published weights; kid and kid_std; sliced_wasserstein
+        and, by side, sliced_wasserstein_levels, of sliced_wasserstein_samples images. If it classifies:
+        inception_type_score and inception_type_score_std (those weights': inception_score).
         Names with real_ in front are what real images get: scores of all of them, distances between two
         halves of real_reference_samples each. No generator can be expected to do better; the Frechet
         distance of so few samples is above that of N.
@@ -70,8 +70,8 @@ def judge(
     features, classes = _collect(network, fake, batch, lambda done: told(len(real) + done, total))
     half = len(real) // 2
     first, second = real_features[:half], real_features[half : 2 * half]
-    ours = isinstance(network, Inception)
-    frechet, score = ("fid", "inception_score") if ours else ("frechet_distance", "inception_type_score")
+    known = isinstance(network, Inception) and network.published
+    frechet, score = ("fid", "inception_score") if known else ("frechet_distance", "inception_type_score")
     found: dict[str, Any] = {
         "samples": len(fake),
         "real_samples": len(real),
