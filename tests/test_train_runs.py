@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from train_settings import assert_same, final_state, small, ticks, whole_run
+from train_settings import CPU, assert_same, final_state, small, ticks, whole_run
 
 from wgangp_fast import data
 from wgangp_fast.data import Batches, UserError
 from wgangp_fast.train import Config, Diverged, checkpoint, folder, loop, train
+from wgangp_fast.train.recorder import status
 from wgangp_fast.train.trainer import Trainer
 
 
@@ -115,6 +116,13 @@ def test_resume_with_other_settings_is_refused_with_the_difference(run: Path) ->
         train(Config(resume=str(run), iters=20, critic_dim=8, force=True))
     with pytest.raises(UserError, match="already is at iteration 8; ask for more with --iters"):
         train(Config(resume=str(run)))
+
+
+@pytest.mark.parametrize(("rate", "words"), [(1234.5, "img/s 1234  sec/kimg 0.81"), (0.004, "img/s 0.004  ")])
+def test_the_status_line_shows_slow_machines_too(rate: float, words: str) -> None:
+    values = {"iteration": 1, "kimg": 0.1, "img_per_s": rate, "critic_loss": 1.0}
+    assert words in status(values, 10, 4000.0, CPU)
+    assert "eta 1h06m" in status(values, 10, 4000.0, CPU)
 
 
 def test_force_resumes_with_other_settings_and_says_so(run: Path, tmp_path: Path) -> None:

@@ -284,7 +284,7 @@ class _Loop:
                 "iteration": trainer.iteration,
                 "kimg": round(trainer.kimg, 3),
                 "seconds": round(trainer.seconds, 3),
-                "img_per_s": round(iterations * config.n_critic * config.batch / max(seconds, 1e-9), 1),
+                "img_per_s": float(f"{iterations * config.n_critic * config.batch / max(seconds, 1e-9):.5g}"),
                 "learning_rate": trainer.learning_rate,
                 **means,
                 **held_out,

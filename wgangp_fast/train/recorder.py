@@ -148,7 +148,9 @@ def status(values: dict[str, Any], iters: int, remaining: float, device: torch.d
     minutes, seconds = divmod(round(remaining), 60)
     hours, minutes = divmod(minutes, 60)
     eta = f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
-    pace = f"img/s {values['img_per_s']:.0f}  sec/kimg {1000 / values['img_per_s']:.2f}"
+    rate = values["img_per_s"]
+    pace = f"img/s {rate:.0f}" if rate >= 10 else f"img/s {rate:.2g}"
+    pace += f"  sec/kimg {1000 / rate:.2f}"
     return (
         f"iter {values['iteration']}/{iters}  kimg {values['kimg']:.1f}  {pace}  "
         f"eta {eta}  mem {peak_mib(device):.0f} MiB  {losses}"
