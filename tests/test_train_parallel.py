@@ -122,7 +122,8 @@ def test_a_restart_by_torchrun_resumes(tmp_path: Path) -> None:
     assert numbers == list(range(5, 121, 5))
     whole = launch([*TORCHRUN[:3], f"--master-port={free_port()}", *TORCHRUN[3:], *flags,
                     "--outdir", str(tmp_path / "whole")])  # fmt: skip
-    assert end(whole)[0] == 0
+    code, _, err = end(whole)
+    assert code == 0, err
     assert_same(final_state(run), final_state(tmp_path / "whole" / "00000-toy-8gaussians"))
 
 

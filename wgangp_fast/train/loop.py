@@ -196,7 +196,7 @@ def _recorder(
         recorder.log.line(f"continues at iteration {trainer.iteration}")
     if not (path / "reals.png").exists():
         recorder.reals()
-    if trainer.iteration == 0:
+    if trainer.iteration % trainer.config.snapshot == 0:  # a kill may have come between checkpoint and picture
         recorder.pictures()
     recorder.log.line(f"ready after {time.perf_counter() - began:.1f} s")
     return recorder
