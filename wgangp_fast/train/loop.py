@@ -67,7 +67,7 @@ def train(config: Config) -> Path:
         ProcessLost: another process of the run died.
     """
     began = time.perf_counter()
-    with _threads(config.threads), launched(config.device) as group:
+    with using_threads(config.threads), launched(config.device) as group:
         devices = [group.device] if group.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(config.seed)  # for networks that draw by themselves; saved and restored
@@ -196,7 +196,7 @@ def _recorder(
         recorder.log.line(f"continues at iteration {trainer.iteration}")
     if not (path / "reals.png").exists():
         recorder.reals()
-    if trainer.iteration % trainer.config.snapshot == 0:  # a kill may have come between checkpoint and picture
+    if trainer.iteration % trainer.config.snapshot == 0:  # a kill may have come before the picture
         recorder.pictures()
     recorder.log.line(f"ready after {time.perf_counter() - began:.1f} s")
     return recorder
@@ -311,7 +311,8 @@ def _finish(trainer: Trainer, path: Path, recorder: Recorder) -> None:
 
 
 @contextmanager
-def _threads(count: int) -> Iterator[None]:
+def using_threads(count: int) -> Iterator[None]:
+    """``count`` threads of torch; 0: as many as there are."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

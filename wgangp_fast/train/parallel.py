@@ -27,6 +27,13 @@ PATIENCE = timedelta(days=1)
 
 T = TypeVar("T")
 
+_joined = False
+
+
+def joined() -> bool:
+    """Whether this process ever was one of several."""
+    return _joined
+
 
 class ProcessLost(Exception):
     """Another process of the run died or hangs; this one cannot go on."""
@@ -145,6 +152,8 @@ def launched(device: str) -> Iterator[Group]:
             f"cannot join the {world - 1} other processes at {os.environ['MASTER_ADDR']}:"
             f"{os.environ['MASTER_PORT']} ({_first_line(error)})"
         ) from None
+    global _joined
+    _joined = True
     group = Group(chosen, rank, world, dist.new_group(backend="gloo", timeout=PATIENCE))
     try:
         yield group
