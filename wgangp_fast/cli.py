@@ -28,6 +28,7 @@ COMMANDS = {
     "report": Command("wgangp_fast.train.report_cli", "runs side by side as one HTML file"),
     "demo": Command("wgangp_fast.experiments.demo", "agreement, speed, digits and toys in five minutes"),
     "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
+    "experiment": Command("wgangp_fast.experiments.cli", "a figure or table of the papers, as a folder"),
     "doctor": Command("wgangp_fast.doctor", "what is installed, what can run here, and what to do where not"),
     "explain": Command("wgangp_fast.explain", "show what runs for a critic, and why"),
 }
@@ -35,7 +36,7 @@ COMMANDS = {
 
 def usage() -> str:
     lines = [f"usage: {PROGRAM} COMMAND [--help] ...", "", "commands:"]
-    lines += [f"  {name:<9}{command.help}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<11}{command.help}" for name, command in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} --version prints the version"])
 
 

@@ -1,0 +1,75 @@
+"""Every experiment by name."""
+
+from __future__ import annotations
+
+from .study import Entry
+
+GP = "Gulrajani et al. 2017"
+WGAN = "Arjovsky et al. 2017"
+
+EXPERIMENTS: dict[str, Entry] = {
+    "value-surfaces": Entry(
+        "planes",
+        "Value surfaces of critics trained to optimality",
+        f"{GP}, section 3.1, figure 1a",
+        "clipped critics are too simple, penalised ones follow the data",
+        "value_surfaces",
+    ),
+    "toy": Entry(
+        "toys",
+        "Toy distributions: modes covered and distance left",
+        f"{GP}, section 3.1 and gan_toy.py",
+        "8 Gaussians, 25 Gaussians and a Swiss roll from noise, with an animation",
+    ),
+    "gradient-norms": Entry(
+        "depth",
+        "Gradient norms through a deep critic",
+        f"{GP}, section 3.2, figure 1b (left)",
+        "12-layer critics: exponential with clipping, flat with the penalty",
+        "gradient_norms",
+    ),
+    "weight-histogram": Entry(
+        "depth",
+        "Weights of clipped and penalised critics",
+        f"{GP}, section 3.2, figure 1b (right)",
+        "clipping piles weights up at its bounds",
+        "weight_histogram",
+    ),
+    "optimal-critic": Entry(
+        "planes",
+        "The optimal critic's gradient",
+        f"{GP}, proposition 1 and corollary 1",
+        "norm 1 on the segments between coupled points, and their direction",
+        "optimal_critic",
+    ),
+    "overfitting": Entry(
+        "overfitting",
+        "Training and validation loss of large and small sets",
+        f"{GP}, section 5.6, figure 5",
+        "a critic that overfits shows in its loss curves, with the penalty and with clipping",
+    ),
+    "distances": Entry(
+        "distances",
+        "Distances between distributions, and what a critic learns from them",
+        f"{WGAN}, example 1, figures 1 and 2; {GP}, section 2",
+        "parallel lines, two Gaussians, and every loss against values worked out by hand",
+    ),
+    "language": Entry(
+        "language",
+        "Text, character by character",
+        f"{GP}, section 5.5, table 4",
+        "a generator of one-hot characters without sampling; n-gram divergences",
+    ),
+    "inception-score": Entry(
+        "inception_score",
+        "The inception score, and what it can tell",
+        f"{GP}, section 5.4, table 3",
+        "real images, noise, one class, a trained generator; beside the published numbers",
+    ),
+    "mnist-wgan": Entry(
+        "mnist_wgan",
+        "WGAN of 32 x 32 digits with clipped weights",
+        f"{WGAN}, algorithm 1; a notebook's MNIST run",
+        "every parameter within the bound after every critic step; scalars by epoch, and WGAN-GP beside it",
+    ),
+}

@@ -1,0 +1,283 @@
+"""Twelve-layer critics on the Swiss roll: gradients through the layers, and what clipping does to weights.
+
+Paper, section 3.2 and figure 1b. No code of it was released.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wgangp_fast import models
+from wgangp_fast.train.trainer import Trainer
+
+from .figures import BLUE, COLOURS, RED, figure
+from .page import number
+from .speed import kernels
+from .study import Study
+from .training import Trained, trained
+
+CLIPS = (0.1, 0.01, 0.001)
+PENALTY = "gradient penalty"
+LAYERS = 12
+NEAR = 0.99  # of the bound: a weight beyond it counts as piled up there
+
+SCALES: dict[str, dict[str, Any]] = {
+    "smoke": {"iters": 6, "width": 64, "batch": 32, "n_critic": 2, "measured": 128},
+    "cpu": {"iters": 100, "width": 512, "batch": 64, "n_critic": 5, "measured": 256},
+    "paper": {"iters": 10_000, "width": 512, "batch": 256, "n_critic": 5, "measured": 1024},
+}
+
+
+class Bounded(Trainer):
+    """Remembers the largest parameter after any critic step."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.largest, self.steps = 0.0, 0
+
+    def critic_update(self, *batch: Tensor) -> dict[str, Tensor]:
+        found = super().critic_update(*batch)
+        sizes = torch._foreach_norm([p.detach() for p in self.critic.parameters()], math.inf)
+        self.largest, self.steps = max(self.largest, float(torch.stack(sizes).max())), self.steps + 1
+        return found
+
+
+def _bounds(trainer: Trainer) -> dict[str, Any]:
+    """Of the critic steps since the last row."""
+    assert isinstance(trainer, Bounded)
+    found = {"largest": trainer.largest, "steps": trainer.steps}
+    trainer.largest, trainer.steps = 0.0, 0
+    return found
+
+
+def _trained(study: Study, clip: float | None) -> Trained:
+    """The pair, trained with weights clipped to ``clip``, or with the penalty."""
+    settings = study.settings
+    special: dict[str, Any] = {"loss": "wgan", "clip": clip} if clip else {"lr": 1e-4, "lambda_gp": 10.0}
+    config = study.config(
+        "toy-swissroll", iters=settings.iters, batch=settings.batch, n_critic=settings.n_critic,
+        critic="toy12-critic", generator="toy12-generator", critic_dim=settings.width,
+        generator_dim=settings.width, ema_kimg=0.0, graphs=False, **special,
+    )  # fmt: skip
+    every = max(1, settings.iters // 20)
+    return trained(study, _name(clip), config, kind=Bounded, every=every, watch=_bounds)
+
+
+def _name(clip: float | None) -> str:
+    return f"clipping, c = {clip:g}" if clip else PENALTY
+
+
+def layer_gradients(critic: nn.Module, real: Tensor, fake: Tensor) -> list[float]:
+    """Norms of the critic loss's gradient with respect to what each layer gives.
+
+    The loss is ``mean D(fake) - mean D(real)``; the penalty is left out, which has other points.
+
+    Args:
+        critic: perceptron with ReLUs as modules. real, fake: ``[N, 2]``.
+
+    Returns:
+        One norm for each ReLU, from the input's side, and one for the score: that of the whole ``[2N, W]``.
+    """
+    kept: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, result: Tensor) -> None:
+        kept.append(result)
+
+    hooks = [m.register_forward_hook(keep) for m in critic.modules() if isinstance(m, nn.ReLU)]
+    try:
+        score = critic(torch.cat([fake, real]))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    loss = score[: len(fake)].mean() - score[len(fake) :].mean()
+    # In float64's range, or 12 layers of weights of 0.001 underflow.
+    gradients = torch.autograd.grad(loss, [*kept, score])
+    return [float(g.double().norm()) for g in gradients]
+
+
+def _norms(study: Study, found: Trained) -> list[float]:
+    trainer = found.trainer
+    size = study.settings.measured
+    parts = [trainer.critic_batch(10**6 + k) for k in range(-(-size // trainer.config.batch))]
+    real, fake = (torch.cat([part[i] for part in parts]).double() for i in (0, 1))
+    critic = trainer.critic
+    try:
+        return layer_gradients(critic.double(), real, fake)
+    finally:
+        critic.float()
+
+
+def slope(norms: list[float]) -> float:
+    """Decades that the norms grow from one hidden layer to the one before it: least squares, without the
+    score's."""
+    y = torch.tensor(norms[:-1], dtype=torch.float64).log10()
+    x = torch.arange(len(y), dtype=torch.float64)
+    x, y = x - x.mean(), y - y.mean()
+    return -float((x * y).sum() / (x * x).sum())
+
+
+def fit(norms: list[float]) -> float:
+    """How straight the line of the logarithms is: the square of their correlation with the layer."""
+    y = torch.tensor(norms[:-1], dtype=torch.float64).log10()
+    return float(torch.corrcoef(torch.stack([torch.arange(len(y), dtype=torch.float64), y]))[0, 1] ** 2)
+
+
+def gradient_norms(study: Study) -> None:
+    """Figure 1b, left: norms by layer for three bounds and for the penalty."""
+    made, axes = figure(1, 1, size=(7.5, 4.6))
+    place = axes[0, 0]
+    rows: list[list[Any]] = []
+    slopes, straight = {}, {}
+    for colour, clip in zip((*COLOURS[1:4], BLUE), (*CLIPS, None), strict=True):
+        found = _trained(study, clip)
+        name = _name(clip)
+        norms = study.part(f"norms {name}", partial(_norms, study, found))
+        slopes[name], straight[name] = slope(norms), fit(norms)
+        expected = None if clip is None else math.log10(clip * math.sqrt(study.settings.width / 2))
+        rows.append([name, norms[0], norms[-2], slopes[name], straight[name], expected])
+        layers = range(1, len(norms) + 1)
+        place.semilogy(
+            layers, norms, marker="o", color=colour, label=name, linewidth=2 if clip is None else 1.3
+        )
+        study.number(f"norms {name}", norms)
+    place.set(
+        xlabel="critic layer (13: the score)", ylabel="norm of the loss's gradient", xticks=[1, 4, 7, 10, 13],
+        xlim=(13.5, 0.5), title="Gradient of the critic's loss at each layer's output",
+    )  # fmt: skip
+    place.grid(alpha=0.3)
+    place.legend(frameon=False)
+    study.heading("Norms by layer")
+    study.picture(
+        "gradient-norms.png",
+        "Norm of the gradient with respect to the output of each layer, logarithmic; the score is at the "
+        "left, as in the paper.",
+        made,
+    )
+    study.table(
+        "Growth from layer to layer towards the input",
+        ["critic", "norm at layer 1", "norm at layer 12", "decades a layer", "straightness (r2)",
+         "expected of random signs: log10(c sqrt(width/2))"],
+        rows,
+    )  # fmt: skip
+    flat = abs(slopes[PENALTY])
+    study.number("decades a layer", slopes)
+    clipped = {name: value for name, value in slopes.items() if name != PENALTY}
+    study.claim(
+        "Clipped critics' gradients grow or decay exponentially towards the input (straight lines, r2 "
+        "above 0.95, at least 3 times as steep as the penalised critic's)",
+        "P 3.2, figure 1b",
+        "; ".join(
+            f"{name}: {v:+.2f} decades a layer, r2 {straight[name]:.3f}" for name, v in clipped.items()
+        ),
+        all(abs(v) > 3 * flat and straight[name] > 0.95 for name, v in clipped.items()),
+    )
+    study.claim(
+        "With the penalty they are flat (at most 0.1 decades a layer)",
+        "P 3.2, figure 1b",
+        f"{slopes[PENALTY]:+.3f} decades a layer",
+        flat <= 0.1,
+    )
+    _bound_claim(study, CLIPS)
+    _finish(study)
+
+
+def _bound_claim(study: Study, clips: tuple[float, ...]) -> None:
+    worst, steps = [], 0
+    for clip in clips:
+        rows = _trained(study, clip).rows[1:]
+        worst.append(max(row["largest"] for row in rows) / clip)
+        steps += sum(row["steps"] for row in rows)
+    study.claim(
+        "After every critic step every parameter of a clipped critic is within [-c, c]",
+        "WGAN algorithm 1",
+        f"largest parameter over c: {max(worst):.6f}, over {steps} steps",
+        max(worst) <= 1.0 + 1e-6,  # c is rounded to float32
+    )
+
+
+def _weights(critic: nn.Module) -> Tensor:
+    """All weights (not biases) of the hidden layers, ``[M]``."""
+    layers = [m for m in critic.modules() if isinstance(m, nn.Linear)]
+    return torch.cat([layer.weight.detach().cpu().flatten() for layer in layers[1:-1]])
+
+
+def _untrained(study: Study) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        return models.build("toy12-critic", dim=study.settings.width)
+
+
+def weight_histogram(study: Study) -> None:
+    """Figure 1b, right: where the weights of a clipped and of a penalised critic are."""
+    clip = 0.01
+    made, axes = figure(2, 1, size=(6.5, 6.0))
+    piled: dict[str, float] = {}
+    rows: list[list[Any]] = []
+    for place, bound, colour in ((axes[0, 0], clip, RED), (axes[1, 0], None, BLUE)):
+        name = _name(bound)
+        weights = _weights(_trained(study, bound).trainer.critic)
+        largest = float(weights.abs().max())
+        piled[name] = float((weights.abs() >= NEAR * (bound or largest)).double().mean())
+        rows.append([name, largest, float(weights.std()), piled[name]])
+        if bound:
+            first = _weights(_untrained(study)).clamp(-bound, bound)
+            share = float((first.abs() >= NEAR * bound).double().mean())
+            rows.append(["the same before any training, clipped once", bound, float(first.std()), share])
+            study.number("share at the ends before training", share)
+        limit = 2 * clip if bound else 1.1 * largest
+        place.hist(weights.numpy(), bins=161, range=(-limit, limit), color=colour)
+        place.set(title=name, ylabel="weights", yscale="linear", xlim=(-limit, limit))
+    axes[1, 0].set(xlabel="weight of the critic's hidden layers")
+    study.heading("Weights")
+    study.picture(
+        "weight-histogram.png",
+        "Weights of the hidden layers of a 12-layer critic, clipped to [-0.01, 0.01] and with the gradient "
+        "penalty; each on its own axis.",
+        made,
+    )
+    study.table(
+        "Where the weights are",
+        [
+            "critic",
+            "largest",
+            "deviation",
+            f"share beyond {NEAR} of the bound or of the largest",
+        ],
+        rows,
+    )
+    study.number("share at the ends", piled)
+    study.claim(
+        "Clipping pushes weights towards two values, the ends of the range (at least half of them)",
+        "P 3.2, figure 1b",
+        f"{piled[_name(clip)]:.3f} of the weights are at the bounds",
+        piled[_name(clip)] >= 0.5,
+    )
+    study.claim(
+        "With the penalty they are spread out (at most 1 % at the ends)",
+        "P 3.2, figure 1b",
+        f"{number(piled[PENALTY])} of the weights",
+        piled[PENALTY] <= 0.01,
+    )
+    _bound_claim(study, (clip,))
+    study.choice(
+        "The paper does not say which weights it shows: here those between two hidden layers. He's initial "
+        "weights of this width are larger than c, so the first clipping alone puts most at the bounds; "
+        "the table says how many."
+    )
+    _finish(study)
+
+
+def _finish(study: Study) -> None:
+    trainer = _trained(study, None).trainer
+    real, fake, _ = trainer.critic_batch(0)
+    kernels(study, f"toy12-critic, width {study.settings.width}", trainer.critic, real, fake)
+    study.choice(
+        "The paper does not give the width (512, as in all released toys), the length of the training, or "
+        "the optimisers: RMSprop 5e-5 when clipping, Adam 1e-4 with the penalty, lambda 10. Its axis runs to "
+        "13: 12 hidden layers and the score."
+    )
