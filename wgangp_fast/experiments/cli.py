@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import signal
 import sys
@@ -31,11 +32,10 @@ def main(argv: Sequence[str]) -> int:
         for name, entry in EXPERIMENTS.items():
             print(f"{name:<22}{entry.help} ({entry.source})")
         return 0
-    if asked.name not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {asked.name!r}; known: {', '.join(EXPERIMENTS)}")
+    if asked.name not in (*EXPERIMENTS, "all"):
+        raise UserError(f"unknown experiment {asked.name!r}; known: {', '.join(EXPERIMENTS)}, and all")
     for module in ("matplotlib.figure", "PIL.Image"):  # before the work, not after it
         require(module)
-    path = Path(asked.outdir) / f"{asked.name}-{asked.scale}"
     received: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -44,16 +44,23 @@ def main(argv: Sequence[str]) -> int:
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        study = open_study(
-            asked.name, asked.scale, path, seed=asked.seed, data=asked.data, penalty=asked.penalty,
-            device=asked.device, fresh=asked.fresh,
-        )  # fmt: skip
-        page = run(study)
+        for name in EXPERIMENTS if asked.name == "all" else [asked.name]:
+            _make(name, asked)
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted; the same command goes on", file=sys.stderr)
         return 128 + (received or [signal.SIGINT])[0]
     finally:
         signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _make(name: str, asked: argparse.Namespace) -> None:
+    """One experiment, its claims and its page's path on the screen."""
+    study = open_study(
+        name, asked.scale, Path(asked.outdir) / f"{name}-{asked.scale}", seed=asked.seed, data=asked.data,
+        penalty=asked.penalty, device=asked.device, fresh=asked.fresh,
+    )  # fmt: skip
+    page = run(study)
     for row in study.claims:
         print(f"{VERDICTS[row['held']].strip('*'):<12}{row['claim']}: {row['measured']}")
     print(f"{seconds(sum(study.seconds.values()))} of work")
@@ -61,7 +68,6 @@ def main(argv: Sequence[str]) -> int:
         publish(study.path, asked.publish)
         index(asked.publish, list(EXPERIMENTS))
     print(page)
-    return 0
 
 
 def open_study(
@@ -107,7 +113,7 @@ def run(study: Study) -> Path:
 
 def _parser() -> Parser:
     parser = Parser(prog=PROGRAM, description=__doc__)
-    parser.add_argument("name", metavar="NAME", help="an experiment, or list")
+    parser.add_argument("name", metavar="NAME", help="an experiment, all, or list")
     parser.add_argument(
         "--scale", choices=SCALES, default="cpu",
         help="smoke: seconds; cpu: minutes on two cores; paper: as in the paper, for a GPU (default: cpu)",
