@@ -144,6 +144,11 @@ class TestTraining:
             found = trained(study, "run", config_of(study, iters=2), networks=networks, prepare=decay)
             assert isinstance(found.trainer.generator, nn.Linear)
             assert found.trainer.critic_optimizer.param_groups[0]["weight_decay"] == 0.25
+        torch.manual_seed(99)  # the networks' weights are of the seed, whatever was drawn before
+        other = study_in(tmp_path / "other")
+        again = trained(other, "run", config_of(other, iters=2), networks=networks, prepare=decay)
+        for a, b in zip(found.trainer.critic.parameters(), again.trainer.critic.parameters(), strict=True):
+            assert torch.equal(a, b)
 
     def test_the_same_seed_is_the_same_training(self, tmp_path: Path) -> None:
         losses = []
