@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from wgangp_fast.extras import require
@@ -30,6 +31,12 @@ def figure(
     size = size or (4.5 * columns, 3.6 * rows)
     made = require("matplotlib.figure").Figure(figsize=size, layout="constrained")
     return made, made.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def save(made: Any, path: Path) -> None:
+    """Write a figure as a PNG of at most 256 colours: a third of the bytes, and no eye sees it."""
+    made.set_dpi(100)
+    _picture(made).quantize(256, dither=0).save(path, optimize=True)
 
 
 def image_sheet(images: Tensor, columns: int | None = None) -> Any:
@@ -61,13 +68,12 @@ def animation(frames: Sequence[Any], seconds: float = 0.2, last: float = 2.0) ->
 
 
 def _image(frame: Any) -> Any:
-    canvas = require("matplotlib.backends.backend_agg").FigureCanvasAgg(frame)
+    frame.set_dpi(80)
+    return _picture(frame).quantize(48, dither=0)
+
+
+def _picture(made: Any) -> Any:
+    canvas = require("matplotlib.backends.backend_agg").FigureCanvasAgg(made)
     canvas.draw()
-    picture = require("PIL.Image").fromarray(_rgb(canvas))
-    return picture.convert("P", palette=1, colors=64)
-
-
-def _rgb(canvas: Any) -> Any:
-    import numpy as np
-
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    pixels = np.asarray(canvas.buffer_rgba())[..., :3]
+    return require("PIL.Image").fromarray(pixels.copy())

@@ -19,6 +19,7 @@ from wgangp_fast.data import UserError
 from wgangp_fast.train import Config, checkpoint, folder
 
 from . import page
+from .figures import save
 
 SCALES = ("smoke", "cpu", "paper")
 # What a folder was begun with, and must be continued with: another value would mix two experiments.
@@ -191,7 +192,7 @@ class Study:
         if callable(source):
             source(path)
         else:
-            source.savefig(path, dpi=100)
+            save(source, path)
         self.blocks.append(f"![{caption}]({file_name})\n\n*{caption}*")
         return path
 
