@@ -6,6 +6,7 @@ import hashlib
 import re
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -70,7 +71,7 @@ def modes(name: str) -> toy.Modes | None:
 
 
 def load(source: str, seed: int = 0, *, size: int = 0, cache: Path | None = None) -> Samples:
-    """Open a set.
+    """Open a set, with its labels where it has any.
 
     Args:
         source: one of :func:`names`, a prepared folder, an array that fits in memory (IDX, CIFAR-10, .npy),
@@ -88,23 +89,24 @@ def load(source: str, seed: int = 0, *, size: int = 0, cache: Path | None = None
         points = toy.twenty_five_gaussians(stream(seed, source))
         return Stored(source, points, shuffled=False)
     if source == "digits":
-        return Stored(source, digits()[0])
+        images, labels = digits()
+        return Stored(source, images, labels=labels)
     path = Path(source)
     if not path.exists():
         if path.suffix or "/" in source:
             raise UserError(f"no data at {path}")
         raise UserError(f"unknown data {source!r}: neither a file or folder nor one of {', '.join(names())}")
     if is_cache(path):
-        return Stored(path.name, _tensor(Cache.open(path)))
+        return _stored(path.name, Cache.open(path))
     array = read_array(path)
     if array is not None:
-        return Stored(array.name, torch.as_tensor(array.pixels))
+        return Stored(array.name, torch.as_tensor(array.pixels), labels=_labels(array.labels))
     if not size or cache is None:
         raise UserError(
             f"{path} holds photographs of any size: choose one with --size, or prepare them with "
             f"wgangp-fast prepare {path} FOLDER --size 64"
         )
-    return Stored(path.stem, _tensor(_prepared(path, size, cache)))
+    return _stored(path.stem, _prepared(path, size, cache))
 
 
 def labelled(source: str) -> tuple[Tensor, Tensor] | None:
@@ -144,6 +146,14 @@ def _prepared(path: Path, size: int, folder: Path) -> Cache:
     except OSError as error:
         raise UserError(f"cannot make {folder} ({error.strerror})") from None
     return prepare(path, folder / f"{mark(str(path))}-{size}", size=size)
+
+
+def _stored(name: str, cache: Cache) -> Stored:
+    return Stored(name, _tensor(cache), labels=_labels(cache.labels))
+
+
+def _labels(found: np.ndarray | None) -> Tensor | None:
+    return None if found is None else torch.as_tensor(found, dtype=torch.int64)
 
 
 def _tensor(cache: Cache) -> Tensor:

@@ -54,12 +54,30 @@ class Stored:
     Args:
         samples: ``[N, *shape]``, uint8 or float32.
         rows: int64 ``[M]``, which of them belong to the set; None: all.
+        labels: int64 ``[N]``, one for each of ``samples``, from 0 on; they stay on the CPU. None: unknown.
+
+    Raises:
+        ValueError: labels of another type or number.
+        UserError: negative ones.
     """
 
     def __init__(
-        self, name: str, samples: Tensor, *, rows: Tensor | None = None, shuffled: bool = True
+        self,
+        name: str,
+        samples: Tensor,
+        *,
+        rows: Tensor | None = None,
+        shuffled: bool = True,
+        labels: Tensor | None = None,
     ) -> None:
+        if labels is not None:
+            if labels.dtype != torch.int64 or labels.shape != samples.shape[:1]:
+                found = f"{labels.dtype} {list(labels.shape)}"
+                raise ValueError(f"labels of {name} must be int64 [{len(samples)}]; got {found}")
+            if bool((labels < 0).any()):
+                raise UserError(f"labels of {name} must be at least 0; the smallest is {labels.min()}")
         self.name, self.samples, self._rows, self.shuffled = name, samples, rows, shuffled
+        self.all_labels = labels
         self.shape: tuple[int, ...] = tuple(samples.shape[1:])
         self.size: int | None = len(samples) if rows is None else len(rows)
 
@@ -68,9 +86,28 @@ class Stored:
             rows = self._rows[rows]
         return self.samples[moved(rows, self.samples.device)]
 
+    def labels(self, rows: Tensor) -> Tensor | None:
+        """int64 ``[n]`` for ``rows [n]``; None where the set has none."""
+        if self.all_labels is None:
+            return None
+        return self.all_labels[rows if self._rows is None else self._rows[rows]]
+
+    @property
+    def classes(self) -> int:
+        """One more than the largest label of the whole array, held out or not; 0 without labels."""
+        labels = self.all_labels
+        return 0 if labels is None or not len(labels) else int(labels.max()) + 1
+
     def to(self, device: torch.device) -> Stored:
         """The same set, its samples in the memory of ``device``."""
-        return Stored(self.name, self.samples.to(device), rows=self._rows, shuffled=self.shuffled)
+        return self._of(self.samples.to(device), self._rows)
+
+    def subset(self, rows: Tensor) -> Stored:
+        """What is in ``rows`` (int64 ``[n]``, of this set) alone, with its labels."""
+        return self._of(self.samples, rows if self._rows is None else self._rows[rows])
+
+    def _of(self, samples: Tensor, rows: Tensor | None) -> Stored:
+        return Stored(self.name, samples, rows=rows, shuffled=self.shuffled, labels=self.all_labels)
 
     def nbytes(self) -> int:
         return self.samples.nbytes
@@ -94,11 +131,7 @@ def hold_out(samples: Samples, count: int) -> tuple[Samples, Samples | None]:
         raise UserError(f"holdout {count} leaves nothing to train on: {samples.name} has {total} samples")
     kept = torch.zeros(total, dtype=torch.bool)
     kept[torch.randperm(total, generator=stream("held out"))[:count]] = True
-    inner = torch.arange(total) if samples._rows is None else samples._rows
-    train, held = (
-        Stored(samples.name, samples.samples, rows=inner[mask], shuffled=samples.shuffled)
-        for mask in (~kept, kept)
-    )
+    train, held = (samples.subset(mask.nonzero().squeeze(1)) for mask in (~kept, kept))
     return train, held
 
 
@@ -145,17 +178,18 @@ class Batches:
         self.samples, self.batch, self.seed = samples, batch, seed
         self.flip, self.dequantize, self.low = flip, dequantize, low
         self._mine = slice(rank * batch // processes, (rank + 1) * batch // processes)
-        self._pass, self._order = -1, torch.empty(0, dtype=torch.int64)
+        self._kept = (-1, torch.empty(0, dtype=torch.int64))  # a pass and its order
 
     def rows(self, k: int) -> Tensor:
         """int64 ``[batch / processes]``: this process's rows of batch ``k``."""
         if self.samples.size is None:
             return torch.arange(self.batch)  # what is drawn anew has no rows: all of them are drawn
         number, place = divmod(k, self.samples.size // self.batch)
-        if number != self._pass:
-            self._order = self._new_order(number)
-            self._pass = number
-        return self._order[place * self.batch : (place + 1) * self.batch][self._mine]
+        # One assignment, and a name of its own: a thread asks for later batches meanwhile.
+        kept = self._kept
+        if kept[0] != number:
+            kept = self._kept = (number, self._new_order(number))
+        return kept[1][place * self.batch : (place + 1) * self.batch][self._mine]
 
     def _new_order(self, number: int) -> Tensor:
         assert self.samples.size is not None
@@ -167,6 +201,11 @@ class Batches:
         """Batch ``k`` as it is stored, this process's share."""
         chosen = self.samples.take(self.rows(k), stream(self.seed, "draw", k))
         return chosen[self._mine] if self.samples.size is None else chosen
+
+    def labels(self, k: int) -> Tensor | None:
+        """int64 ``[batch / processes]`` on the CPU: the labels of batch ``k``, in the order of :meth:`raw`;
+        None where the samples have none."""
+        return self.samples.labels(self.rows(k)) if isinstance(self.samples, Stored) else None
 
     def finish(self, k: int, chosen: Tensor) -> Tensor:
         """What :meth:`raw` gave, on any device, as the networks want it: float32, flipped, with noise."""

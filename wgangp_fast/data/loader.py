@@ -65,6 +65,11 @@ class Loader:
             chosen.record_stream(stream)
         return self.batches.finish(k, chosen)
 
+    def labels(self, k: int) -> Tensor | None:
+        """int64 ``[batch / processes]`` on the device: labels of batch ``k``; None: there are none."""
+        found = self.batches.labels(k)
+        return None if found is None else moved(found, self.device)
+
     def _make(self, k: int) -> tuple[Tensor, torch.cuda.Event | None]:
         chosen = self.batches.raw(k)
         if self._side is None:

@@ -76,7 +76,7 @@ class ResidualGenerator(nn.Module):
         count = doublings - late
         widths = capped_widths(dim, count)[::-1] if pyramid else [dim] * (count + 1)
         side = size // 2**doublings
-        self.start = (widths[0], side, side)
+        self.start, self.classes = (widths[0], side, side), classes
         self.project = linear(latent, widths[0] * side**2)
         self.blocks = nn.ModuleList(
             ResidualBlock(a, b, resample="up", norm=norm, bias=bias, gain=gain, classes=classes)
@@ -120,7 +120,7 @@ class CifarCritic(nn.Module):
             blocks.append(ResidualBlock(dim, dim, resample=resample, norm=norm, pool_first=False))
         self.features = nn.Sequential(*blocks, nn.ReLU())
         self.score = linear(dim, 1)
-        self.classify = linear(dim, classes) if classes else None
+        self.classify, self.classes = linear(dim, classes) if classes else None, classes
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         h = self.features(x).mean(dim=(2, 3))  # [N, dim]

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from wgangp_fast import data, models
 from wgangp_fast.data import UserError
 
+from .losses import LOSSES
 from .presets import COMMON, LOSS_SETTINGS, PRESETS
 
 # The default of every setting: "take it from the preset". Any, so that the fields keep their own types.
@@ -32,7 +33,7 @@ class Config:
 
     preset: str = _UNSET
     """Where settings that are not given come from: digits, lsun64-dcgan, lsun64-resnet, lsun128, cifar10,
-    cifar10-resnet, mnist, toy, toy-8gaussians, toy-25gaussians, toy-swissroll."""
+    cifar10-resnet, cifar10-resnet-acgan, mnist, toy, toy-8gaussians, toy-25gaussians, toy-swissroll."""
     data: str = _UNSET
     """A folder that `wgangp-fast prepare` made, or a set it understands (LSUN LMDB, image folder, zip,
     CIFAR-10, IDX, .npy: images, or float points [N,2]), or the name of an embedded one (digits, toy-...)."""
@@ -66,12 +67,17 @@ class Config:
     placement: Literal["auto", "device", "ahead", "plain"] = _UNSET
     """device: the whole set in the GPU's memory; ahead: batches made by a thread; auto: what fits."""
 
-    loss: Literal["wgan-gp", "wgan", "gan", "lsgan"] = _UNSET
-    """wgan clips weights, gan is the non-saturating one. Brings its own optimiser settings."""
+    loss: Literal["wgan-gp", "wgan", "gan", "lsgan", "gan-gp"] = _UNSET
+    """wgan clips weights, gan is the non-saturating one; all but gan-gp, which is gan with the gradient
+    penalty, bring their own optimiser settings."""
     one_sided: bool = _UNSET
     """Penalise only gradient norms above 1."""
     lambda_gp: float = _UNSET
     """Weight of the gradient penalty."""
+    acgan_critic: float = _UNSET
+    """Weight of the classification of real samples in the critic's loss, for networks with classes."""
+    acgan_generator: float = _UNSET
+    """Weight of the classification of generated samples in the generator's loss, likewise."""
     clip: float = _UNSET
     """Bound of the critic's parameters for the loss wgan."""
     n_critic: int = _UNSET
@@ -166,7 +172,7 @@ class Config:
             raise UserError(
                 f"the preset {self.preset} needs data: --data FOLDER, such as one made by wgangp-fast prepare"
             )
-        if self.loss == "wgan-gp" and self.critic_norm == "batch":
+        if LOSSES[self.loss].penalised and self.critic_norm == "batch":
             raise UserError(
                 "critic_norm batch couples the samples of a batch, so a per-sample gradient penalty has no "
                 "meaning; use layer, instance or none, or another loss"
@@ -195,7 +201,8 @@ _BOUNDS: tuple[tuple[str, Any, tuple[str, ...]], ...] = (
     )),
     ("above 0", lambda v: v > 0, ("lr", "clip", "loss_limit")),
     ("at least 0", lambda v: v >= 0, (
-        "lambda_gp", "ema_kimg", "seed", "threads", "generator_batch", "size",
+        "lambda_gp", "ema_kimg", "seed", "threads", "generator_batch", "size", "acgan_critic",
+        "acgan_generator",
     )),
     ("at least -1", lambda v: v >= -1, ("holdout",)),
     ("in [0, 1)", lambda v: 0 <= v < 1, ("beta1", "beta2")),

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import cross_entropy, softplus
 
 
 def wasserstein_critic(real: Tensor, fake: Tensor) -> Tensor:
@@ -44,6 +44,14 @@ def least_squares_generator(fake: Tensor) -> Tensor:
     return (fake - 1).square().mean()
 
 
+def classes(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross entropy of ``logits [N, K]`` (raw) and ``labels [N]`` int64: the second head of an AC-GAN.
+
+    The critic adds it for real samples alone, the generator for its own (paper section 9).
+    """
+    return cross_entropy(logits.float(), labels)
+
+
 class Loss(NamedTuple):
     """A pair of losses, and what the loop adds to the critic's."""
 
@@ -52,11 +60,17 @@ class Loss(NamedTuple):
     penalised: bool = False
     clipped: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether the critic's part is what :func:`wgangp_fast.critic_loss` computes in one pass."""
+        return self.penalised and self.critic is wasserstein_critic
+
 
 LOSSES = {
     "wgan-gp": Loss(wasserstein_critic, wasserstein_generator, penalised=True),
     "wgan": Loss(wasserstein_critic, wasserstein_generator, clipped=True),
     "gan": Loss(nonsaturating_critic, nonsaturating_generator),
+    "gan-gp": Loss(nonsaturating_critic, nonsaturating_generator, penalised=True),
     "lsgan": Loss(least_squares_critic, least_squares_generator),
 }
 

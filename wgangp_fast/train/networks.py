@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wgangp_fast import models
-from wgangp_fast.data import UserError
+from wgangp_fast.data import Samples, Stored, UserError
 
 from .config import Config
 
@@ -27,8 +27,6 @@ def build_networks(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, n
             found = f"images {list(shape)}" if image else "points"
             hint = "digits" if image else "toy-8gaussians"
             raise UserError(f"{name} does not suit {config.data}, which holds {found}; try --preset {hint}")
-        if network.classes:
-            raise UserError(f"{name} needs labels, which this trainer does not give; take one without")
     critic_settings: dict[str, Any] = {"dim": config.critic_dim}
     generator_settings: dict[str, Any] = {"dim": config.generator_dim, "latent": config.latent}
     if image:
@@ -45,6 +43,33 @@ def build_networks(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, n
         except ValueError as error:  # a size that the network cannot halve, a norm that it does not have
             raise UserError(f"{config.data}, samples {list(shape)}: {error}") from None
     return critic, generator
+
+
+def count_classes(
+    critic: nn.Module, generator: nn.Module, names: tuple[str, str], *samples: Samples | None
+) -> int:
+    """How many labels critic and generator know; 0: none.
+
+    Args:
+        names: of critic and generator, for messages.
+        samples: sets whose labels the networks get; None is left out.
+
+    Raises:
+        UserError: one network knows labels and the other does not, or they and the data differ in number.
+    """
+    counts = [int(getattr(network, "classes", 0)) for network in (critic, generator)]
+    if not any(counts):
+        return 0
+    (most, name), (least, other) = sorted(zip(counts, names, strict=True), reverse=True)
+    if most != least:
+        what = f"knows {least} classes instead of {most}" if least else "takes none"
+        raise UserError(f"{name} needs labels, and {other} {what}: choose two networks of the same classes")
+    for found in samples:
+        there = found.classes if isinstance(found, Stored) else 0
+        if found is not None and there != most:
+            what = f"has {there} classes" if there else "has no labels"
+            raise UserError(f"{name} needs labels of {most} classes, and {found.name} {what}")
+    return most
 
 
 def build_optimizer(

@@ -15,6 +15,8 @@ COMMON: dict[str, Any] = {
     "loss": "wgan-gp",
     "one_sided": False,
     "lambda_gp": 10.0,
+    "acgan_critic": 1.0,
+    "acgan_generator": 0.1,
     "clip": 0.01,
     "n_critic": 5,
     "optimizer": "adam",
@@ -73,6 +75,19 @@ _LSUN64: dict[str, Any] = {
     "snapshot": 2000,
 }
 
+# gan_cifar_resnet.py
+_CIFAR_RESNET: dict[str, Any] = {
+    "critic_dim": 128,
+    "generator_dim": 128,
+    "size": 32,
+    "lr": 2e-4,
+    "lr_decay": "linear",
+    "generator_batch": 128,
+    "dequantize": True,
+    "iters": 100_000,
+    "snapshot": 1000,
+}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "digits": {
         "data": "digits",
@@ -114,19 +129,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "iters": 200_000,
         "snapshot": 1000,
     },
-    # gan_cifar_resnet.py, without labels
+    # without labels, and with them, as the script is released
     "cifar10-resnet": {
+        **_CIFAR_RESNET,
         "critic": "cifar-resnet-critic",
         "generator": "cifar-resnet-generator",
-        "critic_dim": 128,
-        "generator_dim": 128,
-        "size": 32,
-        "lr": 2e-4,
-        "lr_decay": "linear",
-        "generator_batch": 128,
-        "dequantize": True,
-        "iters": 100_000,
-        "snapshot": 1000,
+    },
+    "cifar10-resnet-acgan": {
+        **_CIFAR_RESNET,
+        "critic": "cifar-resnet-acgan-critic",
+        "generator": "cifar-resnet-acgan-generator",
     },
     # gan_mnist.py; images in [0, 1], as its generator ends in a sigmoid
     "mnist": {
@@ -153,5 +165,6 @@ LOSS_SETTINGS: dict[str, dict[str, Any]] = {
     "wgan-gp": {},
     "wgan": {"optimizer": "rmsprop", "lr": 5e-5, "n_critic": 5},
     "gan": {"optimizer": "adam", "lr": 2e-4, "beta1": 0.5, "beta2": 0.999, "n_critic": 1},
+    "gan-gp": {},
     "lsgan": {"optimizer": "rmsprop", "lr": 1e-4, "n_critic": 1},
 }

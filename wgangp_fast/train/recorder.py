@@ -15,6 +15,7 @@ from wgangp_fast import __version__, data
 from . import checkpoint, folder, pictures
 from .trainer import Trainer
 
+MOST_COLUMNS = 20  # a column for each class, up to this many
 GRID_IMAGES = 100
 PLOT_POINTS = 1000
 
@@ -84,9 +85,10 @@ class Recorder:
         samples = self.trainer.sample(self.latents)
         if self.image:
             samples = signed(samples, self.trainer.low)
-            pictures.image_grid(path, samples)
+            columns = class_columns(self.trainer.classes)
+            pictures.image_grid(path, samples, columns)
             if self.board is not None:
-                grid = pictures.sheet(samples)
+                grid = pictures.sheet(samples, columns)
                 self.board.add_image("fakes", grid, self.trainer.iteration)
         elif self.plots:
             title = f"{self.label}: iteration {self.trainer.iteration}"
@@ -97,6 +99,11 @@ class Recorder:
         self.progress.close()
         if self.board is not None:
             self.board.close()
+
+
+def class_columns(classes: int) -> int | None:
+    """Columns of a sheet whose labels take turns, so that a column is a class; None: any number will do."""
+    return classes if 0 < classes <= MOST_COLUMNS else None
 
 
 def signed(images: torch.Tensor, low: float) -> torch.Tensor:
@@ -137,6 +144,7 @@ _SHORT = {
     "penalty": "gp",
     "grad_norm": "norm",
     "generator_loss": "gen",
+    "class_loss": "classes",
 }
 
 

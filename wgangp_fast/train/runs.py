@@ -44,6 +44,11 @@ class Run:
         """Whether samples are images, not points."""
         return len(self.shape) == 3
 
+    @property
+    def classes(self) -> int:
+        """How many labels the generator knows; 0: it takes none."""
+        return int(getattr(self.generator, "classes", 0))
+
     def latents(self, count: int, seed: int, truncation: float | None = None) -> Tensor:
         """``[count, latent]`` standard normal; with ``truncation``, redrawn until within it (Brock et al.
         2019, the truncation trick). The first of a seed are the same however many are asked for."""
@@ -59,14 +64,37 @@ class Run:
             z[outside] = torch.randn(int(outside.sum()), generator=random)
         return z
 
-    def draw(self, count: int, seed: int, truncation: float | None = None) -> Tensor:
-        """``count`` samples of a seed: the first are the same however many are asked for."""
-        whole = count + -count % SAMPLE_BATCH  # batch norm sees full batches of latents
-        return self.samples(self.latents(whole, seed, truncation))[:count]
+    def draw(
+        self, count: int, seed: int, truncation: float | None = None, label: int | None = None
+    ) -> Tensor:
+        """``count`` samples of a seed: the first are the same however many are asked for.
 
-    def samples(self, z: Tensor) -> Tensor:
-        """Images in [-1, 1], or points, ``[N, *shape]`` on the CPU, for ``z [N, latent]``."""
-        made = sample(self.generator, z, self.device)
+        Args:
+            truncation: as for :meth:`latents`.
+            label: of all of them; None: a generator with classes makes all in turn.
+
+        Raises:
+            UserError: a label that the generator does not know.
+        """
+        whole = count + -count % SAMPLE_BATCH  # batch norm sees full batches of latents
+        if label is not None:
+            self.check_label(label)
+        labels = None if label is None else torch.full((whole,), label)
+        return self.samples(self.latents(whole, seed, truncation), labels)[:count]
+
+    def check_label(self, label: int) -> None:
+        """Raise UserError unless the generator knows ``label``."""
+        if not self.classes:
+            raise UserError(f"{self.path}: its generator {self.config.generator} takes no labels")
+        if not 0 <= label < self.classes:
+            raise UserError(
+                f"{self.path}: label {label} is not among its generator's, 0 to {self.classes - 1}"
+            )
+
+    def samples(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images in [-1, 1], or points, ``[N, *shape]`` on the CPU, for ``z [N, latent]``; a generator with
+        classes makes them of ``labels [N]``, by default of all in turn."""
+        made = sample(self.generator, z, self.device, labels)
         return signed(made, getattr(self.generator, "low", -1.0)) if self.image else made
 
 

@@ -16,6 +16,7 @@ from wgangp_fast.data import UserError, require
 from wgangp_fast.metrics.quality import to_pixels
 
 from . import pictures
+from .recorder import class_columns
 from .runs import Run, open_run
 
 PROGRAM = "wgangp-fast sample"
@@ -34,6 +35,9 @@ def parser() -> argparse.ArgumentParser:
     )
     found.add_argument("--num", type=positive(int), default=64, help="samples, or strips (default 64)")
     found.add_argument("--seed", type=int, default=0, help="of the latents")
+    found.add_argument(
+        "--label", type=int, help="of all samples (default: each class in turn, if the run has classes)"
+    )
     found.add_argument("--truncation", type=positive(float), help="redraw latents beyond this many sigma")
     found.add_argument(
         "--interpolate", action="store_true", help=f"NUM strips of {STEPS}, each from one latent to another"
@@ -55,6 +59,18 @@ def strips(run: Run, count: int, seed: int, truncation: float | None) -> Tensor:
     first, second = a.unsqueeze(1), b.unsqueeze(1)
     z = (((1 - share) * angle).sin() * first + (share * angle).sin() * second) / angle.sin()
     return z.flatten(0, 1)
+
+
+def strip_labels(run: Run, count: int, label: int | None) -> Tensor | None:
+    """``[count * STEPS]``: one label a strip, the given one or all in turn; None where there are no classes.
+
+    Raises:
+        UserError: a label that the generator does not know.
+    """
+    if label is not None:
+        run.check_label(label)
+        return torch.full((count * STEPS,), label)
+    return (torch.arange(count) % run.classes).repeat_interleave(STEPS) if run.classes else None
 
 
 def write(run: Run, samples: Tensor, out: Path, columns: int | None) -> None:
@@ -115,10 +131,13 @@ def main(argv: Sequence[str]) -> int:
         print(f"{PROGRAM}: {text}: an older checkpoint is taken", file=sys.stderr)
     if asked.out is not None:
         if asked.interpolate:
-            samples = run.samples(strips(run, asked.num, asked.seed, asked.truncation))
+            z = strips(run, asked.num, asked.seed, asked.truncation)
+            samples = run.samples(z, strip_labels(run, asked.num, asked.label))
+            columns: int | None = STEPS
         else:
-            samples = run.draw(asked.num, asked.seed, asked.truncation)
-        write(run, samples, asked.out, STEPS if asked.interpolate else None)
+            samples = run.draw(asked.num, asked.seed, asked.truncation, asked.label)
+            columns = class_columns(run.classes) if asked.label is None else None
+        write(run, samples, asked.out, columns)
         print(asked.out)
     if asked.export is not None:
         export(run, asked.export)

@@ -16,8 +16,8 @@ from wgangp_fast.data import Batches, Loader, Samples, UserError, moved, stream
 
 from .config import Config
 from .losses import clip_
-from .networks import build_networks, build_optimizer, load_optimizer, set_rate
-from .objectives import Objective, generator_loss, half
+from .networks import build_networks, build_optimizer, count_classes, load_optimizer, set_rate
+from .objectives import Objective, generator_loss, half, scores_of
 from .parallel import Group
 
 # Latents that are sampled at a time. A generator with batch norm has the statistics of that many.
@@ -38,15 +38,29 @@ class Trainer:
         train: samples to train on; ``held_out``: samples to compare with, or None.
         group: this process among the others. Random numbers are drawn on the CPU, so that a seed means the
             same on every device.
+        networks: critic and generator to train; None: those that the settings name. With an attribute
+            ``classes`` above 0, a critic returns ``(scores [N], logits [N, classes])`` and a generator takes
+            ``(z, labels [N])``, and they are trained as an AC-GAN (paper section 9): the critic's fakes have
+            the labels of its real samples, the generator's are drawn uniformly.
 
     Raises:
-        UserError: a network that does not suit the data, or a batch that the processes cannot share.
+        UserError: a network that does not suit the data or its labels, or a batch that the processes cannot
+            share.
     """
 
-    def __init__(self, config: Config, train: Samples, held_out: Samples | None, group: Group) -> None:
+    def __init__(
+        self,
+        config: Config,
+        train: Samples,
+        held_out: Samples | None,
+        group: Group,
+        networks: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
         self.config, self.group, self.device = config, group, group.device
         self.shape = train.shape
-        critic, generator = build_networks(config, train.shape)
+        critic, generator = networks or build_networks(config, train.shape)
+        names = (config.critic, config.generator)
+        self.classes = count_classes(critic, generator, names, train, held_out)
         self.critic, self.generator = critic.to(self.device), generator.to(self.device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
         self.low = getattr(generator, "low", -1.0)
@@ -59,7 +73,7 @@ class Trainer:
         self.generator_optimizer = build_optimizer(config, self.generator.parameters())
         self.iteration, self.seconds, self.rollbacks = 0, 0.0, 0
         self.sums = self._no_sums()
-        self.last: tuple[Tensor, Tensor, Tensor] | None = None  # real, fake, alpha of the last critic step
+        self.last: tuple[Tensor, ...] | None = None  # real, fake, alpha and labels of the last critic step
         self.generator_batch = config.generator_batch or config.batch
         for name, batch in (("batch", config.batch), ("generator_batch", self.generator_batch)):
             parts = group.world * config.accumulate
@@ -104,20 +118,26 @@ class Trainer:
 
     def generator_step(self) -> None:
         config = self.config
-        z = self.latents("generator", self.iteration, self.generator_batch)
-        total = torch.zeros((), device=self.device)
+        z = [self.latents("generator", self.iteration, self.generator_batch)]
+        if self.classes:
+            z.append(self.labels("generator", self.iteration, self.generator_batch))
+        sums: dict[str, Tensor] = {}
         self.generator_optimizer.zero_grad()
-        parts = z.chunk(config.accumulate)
+        parts = self._cut(*z)
         for index, part in enumerate(parts):
             with _waiting(self.shared_generator, index + 1 < len(parts)):
                 with half(self.device, config.precision == "bf16"):
-                    loss = generator_loss(self.loss, self.critic, self.shared_generator(part)) / len(parts)
+                    images = self.shared_generator(*part)
+                    labels = part[1] if self.classes else None
+                    loss, of_classes = generator_loss(
+                        self.loss, self.critic, images, labels, config.acgan_generator
+                    )
                 # inputs=: the critic's own gradients are neither needed nor computed.
-                loss.backward(inputs=list(self.generator.parameters()))
-            total += loss.detach()
+                (loss / len(parts)).backward(inputs=list(self.generator.parameters()))
+            _add_shares(sums, len(parts), generator_loss=loss, fake_class_loss=of_classes)
         self.generator_optimizer.step()
         self._update_average()
-        self._add("generator", generator_loss=total)
+        self._add("generator", **sums)
 
     def critic_steps(self) -> None:
         """n_critic updates on fresh batches; with a GPU, one launch."""
@@ -131,36 +151,42 @@ class Trainer:
         for values in results:
             self._add("critic", **values)
 
-    def critic_batch(self, k: int) -> tuple[Tensor, Tensor, Tensor]:
-        """What critic update ``k`` needs: real and fake ``[N, ...]``, alpha ``[N]``, the weight of real."""
-        real = self.loader(k)
-        fake = self._fakes(self.latents("critic", k, self.config.batch))
-        self.last = real, fake, self._alpha("critic", k, self.config.batch)
+    def critic_batch(self, k: int) -> tuple[Tensor, ...]:
+        """What critic update ``k`` needs: real and fake ``[N, ...]``, alpha ``[N]``, the weight of real; for
+        networks with classes ``labels [N]`` too, which are those of real and of fake."""
+        self.last = self._batch("critic", self.loader, k)
         return self.last
 
-    def _fakes(self, z: Tensor) -> Tensor:
+    def _batch(self, purpose: str, loader: Loader, k: int) -> tuple[Tensor, ...]:
+        batch = loader.batches.batch
+        found = loader.labels(k) if self.classes else None
+        labels = () if found is None else (found,)
+        real = loader(k)
+        fake = self._fakes(self.latents(purpose, k, batch), *labels)
+        return real, fake, self._alpha(purpose, k, batch), *labels
+
+    def _fakes(self, *inputs: Tensor) -> Tensor:
         with torch.no_grad(), half(self.device, self.config.precision == "bf16"):
-            parts = [self.generator(part) for part in z.chunk(self.config.accumulate)]
+            parts = [self.generator(*part) for part in self._cut(*inputs)]
         return (torch.cat(parts) if len(parts) > 1 else parts[0]).float()
 
-    def _critic_updates(self, batches: list[tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Tensor]]:
+    def _cut(self, *values: Tensor) -> list[tuple[Tensor, ...]]:
+        """The parts of a batch whose gradients add up."""
+        return list(zip(*(value.chunk(self.config.accumulate) for value in values), strict=True))
+
+    def _critic_updates(self, batches: list[tuple[Tensor, ...]]) -> list[dict[str, Tensor]]:
         return [self.critic_update(*batch) for batch in batches]
 
-    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor) -> dict[str, Tensor]:
+    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor, *labels: Tensor) -> dict[str, Tensor]:
         """One update of the critic; scalars for the log, from before it."""
-        parts = list(
-            zip(*(value.chunk(self.config.accumulate) for value in (real, fake, alpha)), strict=True)
-        )
+        parts = self._cut(real, fake, alpha, *labels)
         self.critic_optimizer.zero_grad()
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
             with _waiting(self.shared_objective, index + 1 < len(parts)):
                 found = self.shared_objective(*part)
                 (found.loss / len(parts)).backward()
-            for name, value in found._asdict().items():
-                if value is not None:
-                    share = value.detach() / len(parts)
-                    sums[name] = sums[name] + share if name in sums else share
+            _add_shares(sums, len(parts), **found._asdict())
         self.critic_optimizer.step()
         if self.loss.clipped:
             clip_(self.critic.parameters(), self.config.clip)
@@ -176,13 +202,19 @@ class Trainer:
         z = torch.randn(count, self.config.latent, generator=self._stream(f"z {purpose}", k))
         return moved(self.group.mine(z), self.device)
 
+    def labels(self, purpose: str, k: int, count: int) -> Tensor:
+        """This process's rows of ``[count]`` int64, uniform, the ``k``-th for ``purpose``."""
+        found = torch.randint(self.classes, (count,), generator=self._stream(f"labels {purpose}", k))
+        return moved(self.group.mine(found), self.device)
+
     def _alpha(self, purpose: str, k: int, count: int) -> Tensor:
         alpha = torch.rand(count, generator=self._stream(f"alpha {purpose}", k))
         return moved(self.group.mine(alpha), self.device)
 
-    def sample(self, z: Tensor) -> Tensor:
-        """Samples of the averaged generator, on the CPU; ``z [N, latent]`` on any device."""
-        return sample(self.average, z, self.device)
+    def sample(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Samples of the averaged generator, on the CPU; ``z [N, latent]`` on any device, and for networks
+        with classes ``labels [N]``, by default 0, 1, ... in turn."""
+        return sample(self.average, z, self.device, labels)
 
     @property
     def kimg(self) -> float:
@@ -200,7 +232,8 @@ class Trainer:
         names = (
             "critic", "critic_loss", "wasserstein", "penalty", "grad_norm", "generator", "generator_loss"
         )  # fmt: skip
-        return {name: torch.zeros((), device=self.device) for name in names}
+        of_classes = ("class_loss", "fake_class_loss") if self.classes else ()
+        return {name: torch.zeros((), device=self.device) for name in (*names, *of_classes)}
 
     def _add(self, counter: str, **values: Tensor) -> None:
         # Sums stay on the device: reading a number there at every step would wait for the device.
@@ -210,7 +243,8 @@ class Trainer:
 
     def take_means(self) -> dict[str, float | None]:
         """Means since the last call, over all processes. The critic's gradient norm is the mean over all
-        penalty points; a loss without a penalty has it from the last step's points."""
+        penalty points; a loss without a penalty has it from the last step's points. Networks with classes
+        have the cross entropy of real samples in the critic's steps, of fakes in the generator's."""
         summed = self.group.sum(torch.stack(list(self.sums.values()))).tolist()
         sums = dict(zip(self.sums, summed, strict=True))
         self.sums = self._no_sums()
@@ -220,16 +254,20 @@ class Trainer:
         }
         if not self.loss.penalised:
             means["penalty"], means["grad_norm"] = None, self._gradient_norm()
-        means["generator_loss"] = sums["generator_loss"] / sums["generator"] if sums["generator"] else None
+        count = sums["generator"]
+        means["generator_loss"] = sums["generator_loss"] / count if count else None
+        if self.classes:
+            means["class_loss"] = sums["class_loss"] / sums["critic"]
+            means["fake_class_loss"] = sums["fake_class_loss"] / count if count else None
         return means
 
     def _gradient_norm(self) -> float | None:
         if self.last is None:
             return None
-        real, fake, alpha = self.last
+        real, fake, alpha = self.last[:3]
         weight = alpha.view(-1, *[1] * (real.dim() - 1))
         x = (weight * real + (1 - weight) * fake).requires_grad_()
-        (gradient,) = torch.autograd.grad(self.critic(x).sum(), x)
+        (gradient,) = torch.autograd.grad(scores_of(self.critic(x)).sum(), x)
         return gradient.flatten(1).norm(dim=1).mean().item()
 
     def held_out_means(self) -> dict[str, float]:
@@ -243,9 +281,9 @@ class Trainer:
             count = min(count, batches.samples.size // batches.batch)
         sums = torch.zeros(3, device=self.device)
         for k in range(count):
-            fake = self._fakes(self.latents("held out", k, batches.batch))
+            batch = self._batch("held out", self.held_out, k)
             with torch.no_grad():
-                found = self.objective(self.held_out(k), fake, self._alpha("held out", k, batches.batch))
+                found = self.objective(*batch)
             sums += torch.stack([torch.ones_like(found.loss), found.loss, found.wasserstein])
         number, loss, wasserstein = self.group.sum(sums).tolist()
         return {"held_out_critic_loss": loss / number, "held_out_wasserstein": wasserstein / number}
@@ -313,18 +351,33 @@ class Trainer:
         self.loader.close()
 
 
-def sample(generator: nn.Module, z: Tensor, device: torch.device) -> Tensor:
+def sample(generator: nn.Module, z: Tensor, device: torch.device, labels: Tensor | None = None) -> Tensor:
     """Samples ``[N, ...]`` float32 on the CPU for ``z [N, latent]``, in full batches of 128.
 
     A last part is filled up with latents of its own, so that batch norm sees as many samples as elsewhere.
+    A generator with classes gets ``labels [N]`` int64, by default 0, 1, ... in turn, as the fill has.
     """
     count = len(z)
     missing = -count % SAMPLE_BATCH
     fill = torch.randn(missing, z.shape[1], generator=stream("fill", count))
-    whole = torch.cat([z.cpu(), fill])
+    inputs = [torch.cat([z.cpu(), fill])]
+    if classes := getattr(generator, "classes", 0):
+        turns = torch.arange(count + missing) % classes
+        inputs.append(turns if labels is None else torch.cat([labels.cpu(), turns[count:]]))
     with torch.no_grad():
-        made = [generator(part.to(device)).float().cpu() for part in whole.split(SAMPLE_BATCH)]
+        made = [
+            generator(*(part.to(device) for part in parts)).float().cpu()
+            for parts in zip(*(whole.split(SAMPLE_BATCH) for whole in inputs), strict=True)
+        ]
     return torch.cat(made)[:count]
+
+
+def _add_shares(sums: dict[str, Tensor], count: int, **values: Tensor | None) -> None:
+    """Add a ``count``-th of each value that there is."""
+    for name, value in values.items():
+        if value is not None:
+            share = value.detach() / count
+            sums[name] = sums[name] + share if name in sums else share
 
 
 def _waiting(module: nn.Module, wanted: bool) -> contextlib.AbstractContextManager[Any]:
