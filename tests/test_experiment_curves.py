@@ -227,5 +227,5 @@ def test_paper_scale_is_the_papers(tmp_path):
     config = mnist_wgan._config(study, "wgan", 93)
     assert (config.iters, config.clip, config.batch, config.lr) == (2790, 0.005, 128, 5e-5)
     critic, generator = mnist_wgan._networks(study, "wgan", 1)
-    assert sum(p.numel() for p in critic.parameters()) == pytest.approx(10_511_105, rel=1e-3)
+    assert sum(p.numel() for p in critic.parameters()) == 10_511_105
     assert generator(torch.zeros(2, 100)).shape == (2, 1, 32, 32)

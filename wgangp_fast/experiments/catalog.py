@@ -72,4 +72,28 @@ EXPERIMENTS: dict[str, Entry] = {
         f"{WGAN}, algorithm 1; a notebook's MNIST run",
         "every parameter within the bound after every critic step; scalars by epoch, and WGAN-GP beside it",
     ),
+    "wasserstein-curve": Entry(
+        "wasserstein_curve",
+        "Loss curves of WGAN and GAN, and the samples",
+        f"{WGAN}, section 4.2, figures 3 and 4",
+        "the WGAN's estimate falls as samples get better, the GAN's does not; three generators and a failure",
+    ),
+    "cifar": Entry(
+        "cifar",
+        "Small images: convergence of four methods, residual networks, labels",
+        f"{GP}, sections 5.3 and 5.4, figures 3 and 6, table 3",
+        "score over iterations and over seconds; then ResNets without and with labels",
+    ),
+    "robustness": Entry(
+        "robustness",
+        "Seven architectures by four methods",
+        f"{GP}, section 5.2, figure 2 and appendix E",
+        "with one setting, the penalty trains all; every other method fails on some",
+    ),
+    "random-architectures": Entry(
+        "random_architectures",
+        "Random architectures: which train with WGAN-GP and which as a GAN",
+        f"{GP}, section 5.1, tables 1, 2 and 5, appendices B, C and D",
+        "successes by score; one- against two-sided penalty; smooth activations",
+    ),
 }
