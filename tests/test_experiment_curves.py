@@ -1,46 +1,29 @@
 """The experiments ``wasserstein-curve`` and ``mnist-wgan``: what they watch, and the rules they judge by."""
 
-import json
 import math
 from types import SimpleNamespace
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+from experiment_settings import smoke_run
 
 from wgangp_fast.data import Stored, UserError
 from wgangp_fast.experiments import mnist_wgan, wasserstein_curve
-from wgangp_fast.experiments.cli import open_study, run
+from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.images import image_set
 from wgangp_fast.train import trainer as trainer_module
 from wgangp_fast.train.losses import LOSSES, clip_
 from wgangp_fast.train.parallel import Group
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory, one_thread):
-    return _smoke(tmp_path_factory, "wasserstein-curve")
+    return smoke_run("wasserstein-curve", tmp_path_factory.mktemp("wasserstein-curve"))
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory, one_thread):
-    return _smoke(tmp_path_factory, "mnist-wgan")
-
-
-def _smoke(factory, name):
-    study = open_study(name, "smoke", factory.mktemp(name), device="cpu")
-    run(study)
-    return study, json.loads((study.path / "results.json").read_text())
+    return smoke_run("mnist-wgan", tmp_path_factory.mktemp("mnist-wgan"))
 
 
 def test_pages_are_complete(curves, digits):

@@ -1,36 +1,23 @@
 """The experiment ``distances``: a smoke run, and what it measures against values worked out elsewhere."""
 
 import copy
-import json
 import math
 import warnings
 
 import pytest
 import torch
+from experiment_settings import smoke_run
 from torch import nn
 
-pytest.importorskip("matplotlib")
-pytest.importorskip("scipy")
-
 from wgangp_fast.experiments import distances, rules
-from wgangp_fast.experiments.cli import open_study, run
+from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.study import SCALES
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, one_thread):
-    folder = tmp_path_factory.mktemp("distances")
-    study = open_study("distances", "smoke", folder, device="cpu")
-    run(study)
-    return folder, json.loads((folder / "results.json").read_text())
+    study, results = smoke_run("distances", tmp_path_factory.mktemp("distances"))
+    return study.path, results
 
 
 def test_the_page_is_complete(smoke):

@@ -1,37 +1,25 @@
 """The experiment ``inception-score``: a smoke run, its scores against a loop, and its verdicts."""
 
 import gzip
-import json
 import math
 import struct
 
 import numpy as np
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+from experiment_settings import smoke_run
 
 from wgangp_fast.experiments import inception_score as experiment
-from wgangp_fast.experiments.cli import open_study, run
+from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.study import SCALES
 from wgangp_fast.extras import UserError
 from wgangp_fast.metrics.features import Classifier
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, one_thread):
-    folder = tmp_path_factory.mktemp("inception")
-    run(open_study("inception-score", "smoke", folder, device="cpu"))
-    return folder, json.loads((folder / "results.json").read_text())
+    study, results = smoke_run("inception-score", tmp_path_factory.mktemp("inception"))
+    return study.path, results
 
 
 def by_loop(p, splits):

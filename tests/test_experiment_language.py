@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
+from experiment_settings import smoke_run
 
 from wgangp_fast.data.text import Lines, load_lines
 from wgangp_fast.experiments import language
@@ -17,19 +16,10 @@ from wgangp_fast.experiments.study import SCALES
 from wgangp_fast.extras import UserError
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, one_thread):
-    folder = tmp_path_factory.mktemp("language")
-    run(open_study("language", "smoke", folder, device="cpu"))
-    return folder, json.loads((folder / "results.json").read_text())
+    study, results = smoke_run("language", tmp_path_factory.mktemp("language"))
+    return study.path, results
 
 
 def bits(a, b, n):

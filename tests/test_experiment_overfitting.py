@@ -1,33 +1,19 @@
 """The experiment ``overfitting``: its curves are the negative critic losses, and its rules are as stated."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+from experiment_settings import smoke_run
 
 from wgangp_fast.data import UserError
 from wgangp_fast.experiments import images, overfitting
-from wgangp_fast.experiments.cli import open_study, run
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from wgangp_fast.experiments.cli import open_study
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, one_thread):
-    folder = tmp_path_factory.mktemp("overfitting")
-    study = open_study("overfitting", "smoke", folder, device="cpu")
-    run(study)
-    return study, json.loads((folder / "results.json").read_text())
+    return smoke_run("overfitting", tmp_path_factory.mktemp("overfitting"))
 
 
 def test_the_page_is_complete(smoke):

@@ -1,14 +1,14 @@
-"""Points in the plane: value surfaces, optimal critics, toy GANs, deep critics; on functions known in full."""
+"""Points in the plane: value surfaces, optimal critics, toys, deep critics; on functions known in full."""
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from experiment_settings import smoke_run
 from torch import Tensor, nn
 
 from wgangp_fast import data
@@ -38,12 +38,10 @@ class Plane(nn.Module):
         return x @ self.weight
 
 
-def results_of(name: str, path: Path, seed: int = 0) -> dict[str, Any]:
+def results_of(name: str, path: Path) -> dict[str, Any]:
     """A smoke run; its results."""
-    study = cli.open_study(name, "smoke", path, seed=seed, device="cpu")
-    page = cli.run(study)
-    results = json.loads((path / "results.json").read_text())
-    text = page.read_text()
+    study, results = smoke_run(name, path)
+    text = (study.path / "README.md").read_text()
     for claim in results["claims"]:
         assert claim["claim"] in text
         assert claim["measured"] in text

@@ -5,9 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-
-pytest.importorskip("matplotlib")
-pytest.importorskip("sklearn")
+from experiment_settings import smoke_run
 
 from wgangp_fast.data import UserError
 from wgangp_fast.experiments import random_architectures as experiment
@@ -18,19 +16,9 @@ from wgangp_fast.experiments.training import trained
 from wgangp_fast.models import random_architecture
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory, one_thread):
-    study = open_study("random-architectures", "smoke", tmp_path_factory.mktemp("random"), device="cpu")
-    run(study)
-    return study, json.loads((study.path / "results.json").read_text())
+    return smoke_run("random-architectures", tmp_path_factory.mktemp("random"))
 
 
 @pytest.mark.parametrize(
