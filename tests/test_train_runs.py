@@ -100,6 +100,17 @@ def test_another_seed_is_another_run(run: Path, tmp_path: Path) -> None:
     assert not torch.equal(*rows)
 
 
+def test_a_picture_that_a_kill_came_before_is_drawn_when_the_run_goes_on(tmp_path: Path) -> None:
+    path = train(small(iters=4, outdir=str(tmp_path)))
+    picture = path / "fakes_000004.png"
+    drawn = picture.read_bytes()
+    picture.unlink()
+    (path / ".fakes_000004.png").write_bytes(b"half of")
+    train(Config(resume=str(path), iters=6))
+    assert picture.read_bytes() == drawn
+    assert not list(path.glob(".*"))
+
+
 def test_resume_into_another_folder_copies_the_statistics(run: Path, tmp_path: Path) -> None:
     path = train(Config(resume=str(run), iters=10, outdir=str(tmp_path)))
     assert path.parent == tmp_path

@@ -196,7 +196,8 @@ def _recorder(
         recorder.log.line(f"continues at iteration {trainer.iteration}")
     if not (path / "reals.png").exists():
         recorder.reals()
-    if trainer.iteration % trainer.config.snapshot == 0:  # a kill may have come before the picture
+    # A kill may have come between a checkpoint and its picture.
+    if trainer.iteration % trainer.config.snapshot == 0 and not recorder.picture.exists():
         recorder.pictures()
     recorder.log.line(f"ready after {time.perf_counter() - began:.1f} s")
     return recorder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import resource
 import sys
 from pathlib import Path
@@ -66,9 +67,18 @@ class Recorder:
         checkpoint.write(path, {"format": checkpoint.FORMAT, **self.trainer.state_dict()})
         return path
 
+    @property
+    def picture(self) -> Path:
+        """The samples of this iteration, drawn or not."""
+        return self.path / f"fakes_{self.trainer.iteration:06d}.png"
+
     def pictures(self) -> None:
         """A grid of samples and the losses so far."""
-        self._samples(self.path / f"fakes_{self.trainer.iteration:06d}.png")
+        if self.image or self.plots:
+            # Under its name when it is whole: what is there is not drawn again by a run that goes on.
+            unfinished = self.picture.with_name(f".{self.picture.name}")
+            self._samples(unfinished)
+            os.replace(unfinished, self.picture)
         if self.plots:
             title = f"{self.label}, {self.config.loss}, batch {self.config.batch}"
             pictures.loss_curve(self.path / "loss.png", title, self.log.ticks)
@@ -90,7 +100,7 @@ class Recorder:
             if self.board is not None:
                 grid = pictures.sheet(samples, columns)
                 self.board.add_image("fakes", grid, self.trainer.iteration)
-        elif self.plots:
+        else:
             title = f"{self.label}: iteration {self.trainer.iteration}"
             device, critic = self.trainer.device, self.trainer.critic
             pictures.points(path, title, self.real, samples, lambda x: critic(x.to(device)))
