@@ -287,6 +287,17 @@ def _import(name: str) -> Any:
 
 
 class TestCommand:
+    def test_paper_scale_of_images_and_text_needs_data(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name, entry in EXPERIMENTS.items():
+            if entry.takes:
+                assert main(["experiment", name, "--scale", "paper", "--outdir", str(tmp_path)]) == 2, name
+                err = capsys.readouterr().err
+                assert "--data" in err
+                assert err.count("\n") == 1
+        assert not list(tmp_path.iterdir())  # so that the same command with --data is not refused
+
     def test_list_has_a_line_for_each(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["experiment", "list"]) == 0
         lines = capsys.readouterr().out.splitlines()
@@ -299,6 +310,11 @@ class TestCommand:
             (["toy", "--scale", "huge"], "--scale"),
             (["toy", "--device", "cuda:99"], "cannot be used"),
             (["toy", "--seed", "x"], "--seed"),
+            (["toy", "--data", "digits"], "--data is for robustness"),
+            (["all", "--data", "digits"], "all takes none"),
+            (["cifar", "--scale", "smoke", "--data", "nowhere/"], "no data at nowhere"),
+            (["language", "--scale", "smoke", "--data", "nowhere.txt"], "nowhere.txt"),
+            (["cifar", "--scale", "paper"], "--data"),
         ],
     )
     def test_mistakes_are_one_line(

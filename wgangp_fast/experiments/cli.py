@@ -30,10 +30,14 @@ def main(argv: Sequence[str]) -> int:
     asked = _parser().parse_args(argv)
     if asked.name == "list":
         for name, entry in EXPERIMENTS.items():
-            print(f"{name:<22}{entry.help} ({entry.source})")
+            takes = f"; --data: {entry.takes}" if entry.takes else ""
+            print(f"{name:<22}{entry.help} ({entry.source}{takes})")
         return 0
     if asked.name not in (*EXPERIMENTS, "all"):
         raise UserError(f"unknown experiment {asked.name!r}; known: {', '.join(EXPERIMENTS)}, and all")
+    if asked.data is not None and not (asked.name in EXPERIMENTS and EXPERIMENTS[asked.name].takes):
+        takers = ", ".join(name for name, entry in EXPERIMENTS.items() if entry.takes)
+        raise UserError(f"--data is for {takers}; {asked.name} takes none")
     for module in ("matplotlib.figure", "PIL.Image"):  # before the work, not after it
         require(module)
     received: list[int] = []
@@ -60,7 +64,11 @@ def _make(name: str, asked: argparse.Namespace) -> None:
         name, asked.scale, Path(asked.outdir) / f"{name}-{asked.scale}", seed=asked.seed, data=asked.data,
         penalty=asked.penalty, device=asked.device, fresh=asked.fresh,
     )  # fmt: skip
-    page = run(study)
+    try:
+        page = run(study)
+    except UserError:
+        study.discard()
+        raise
     for row in study.claims:
         print(f"{VERDICTS[row['held']].strip('*'):<12}{row['claim']}: {row['measured']}")
     print(f"{seconds(sum(study.seconds.values()))} of work")

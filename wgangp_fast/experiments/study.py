@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import time
@@ -35,6 +36,7 @@ class Entry:
         function: of the module; takes a :class:`Study`.
         title, source: of the page; ``source`` names the figure or table.
         help: a line for the list.
+        takes: what ``--data`` may be; empty: the experiment has data of its own alone.
     """
 
     module: str
@@ -42,6 +44,7 @@ class Entry:
     source: str
     help: str
     function: str = "run"
+    takes: str = ""
 
 
 class Study:
@@ -120,6 +123,14 @@ class Study:
         about = {**about, "environment": environment(self.device)}
         folder.write_json(path, about)
         return about
+
+    def discard(self) -> None:
+        """Remove the folder if no part is done yet: what was refused may be asked for with other settings."""
+        if not any(self.parts.iterdir()):
+            self.parts.rmdir()
+            (self.path / "study.json").unlink()
+            with contextlib.suppress(OSError):  # something else is in it
+                self.path.rmdir()
 
     # What takes time.
 
