@@ -19,6 +19,7 @@ from zoo import ACTIVATIONS, Critic
 
 # A GPU machine may lack hypothesis: the imports below must come after this line.
 hypothesis = pytest.importorskip("hypothesis")
+# Behind importorskip, or a machine without hypothesis would fail here.
 from hypothesis import given, note, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from penalty_checks import compare, points  # noqa: E402
