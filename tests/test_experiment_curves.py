@@ -11,6 +11,7 @@ from wgangp_fast.data import Stored, UserError
 from wgangp_fast.experiments import mnist_wgan, wasserstein_curve
 from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.images import image_set
+from wgangp_fast.experiments.training import ClipWatch
 from wgangp_fast.train import trainer as trainer_module
 from wgangp_fast.train.losses import LOSSES, clip_
 from wgangp_fast.train.parallel import Group
@@ -56,7 +57,7 @@ def _watched(tmp_path, iters=2):
     config = mnist_wgan._config(study, "wgan", iters)
     samples = image_set(study, 32, "").subset(torch.arange(64))
     pair = mnist_wgan._networks(study, "wgan", 1)
-    return study, mnist_wgan.ClipWatch(config, samples, None, Group(torch.device("cpu")), pair)
+    return study, ClipWatch(config, samples, None, Group(torch.device("cpu")), pair)
 
 
 def test_a_parameter_outside_is_seen_although_a_later_step_clips_it(tmp_path, monkeypatch):
@@ -83,7 +84,7 @@ def test_what_was_seen_outlives_an_interruption(tmp_path):
     watched.largest += 1
     state = watched.state_dict()
     samples, pair = Stored("same", torch.zeros(64, 1, 32, 32)), (watched.critic, watched.generator)
-    other = mnist_wgan.ClipWatch(watched.config, samples, None, watched.group, pair)
+    other = ClipWatch(watched.config, samples, None, watched.group, pair)
     other.load_state_dict(state)
     assert (other.checked, other.largest.item()) == (5, watched.largest.item())
     for trainer in (watched, other):

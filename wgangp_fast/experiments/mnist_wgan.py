@@ -16,14 +16,13 @@ from wgangp_fast.metrics.features import RandomConvolutions
 from wgangp_fast.metrics.quality import to_pixels
 from wgangp_fast.train import Config
 from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.parallel import Group
 from wgangp_fast.train.trainer import Trainer
 
 from .figures import BLUE, ORANGE, figure, image_sheet
 from .images import about, image_set, some
 from .speed import kernels
 from .study import Study
-from .training import Trained, trained
+from .training import ClipWatch, Trained, trained
 
 SIZE = 32
 TITLES = {"wgan": "WGAN, clipped", "wgan-gp": "WGAN-GP, layer norm"}
@@ -38,41 +37,6 @@ SCALES: dict[str, dict[str, Any]] = {
     "paper": {"dim": 256, "batch": 128, "epochs": 30, "gp_epochs": 10, "n_critic": 5, "clip": 0.005,
               "lr": 5e-5, "gp_lr": 1e-4, "latent": 100, "images": 60_000, "judged": 5000, "threads": 0},
 }  # fmt: skip
-
-
-class ClipWatch(Trainer):
-    """Looks at every critic parameter after every critic step.
-
-    Attributes:
-        checked: critic steps that were looked at.
-        largest: the largest magnitude of a parameter after any of them.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        train: Samples,
-        held_out: Samples | None,
-        group: Group,
-        networks: tuple[nn.Module, nn.Module] | None = None,
-    ) -> None:
-        super().__init__(config, train, held_out, group, networks)
-        self.checked = 0
-        self.largest = torch.zeros((), device=self.device)
-
-    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor, *labels: Tensor) -> dict[str, Tensor]:
-        found = super().critic_update(real, fake, alpha, *labels)
-        magnitudes = torch._foreach_norm([p.detach() for p in self.critic.parameters()], float("inf"))
-        self.largest = torch.maximum(self.largest, torch.stack(magnitudes).max())
-        self.checked += 1
-        return found
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "checked": self.checked, "largest": self.largest}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.checked, self.largest = state["checked"], state["largest"].to(self.device)
 
 
 def run(study: Study) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from wgangp_fast import data
 from wgangp_fast.data import Samples
@@ -45,6 +45,41 @@ class Trained:
     def column(self, name: str) -> list[Any]:
         """A number of every row; None where a row lacks it."""
         return [row.get(name) for row in self.rows]
+
+
+class ClipWatch(Trainer):
+    """Looks at every critic parameter after every critic step.
+
+    Attributes:
+        checked: critic steps that were looked at.
+        largest: the largest magnitude of a parameter after any of them.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        train: Samples,
+        held_out: Samples | None,
+        group: Group,
+        networks: tuple[nn.Module, nn.Module] | None = None,
+    ) -> None:
+        super().__init__(config, train, held_out, group, networks)
+        self.checked = 0
+        self.largest = torch.zeros((), device=self.device)
+
+    def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor, *labels: Tensor) -> dict[str, Tensor]:
+        found = super().critic_update(real, fake, alpha, *labels)
+        magnitudes = torch._foreach_norm([p.detach() for p in self.critic.parameters()], float("inf"))
+        self.largest = torch.maximum(self.largest, torch.stack(magnitudes).max())
+        self.checked += 1
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "checked": self.checked, "largest": self.largest}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.checked, self.largest = state["checked"], state["largest"].to(self.device)
 
 
 def trained(
