@@ -194,8 +194,8 @@ def test_a_critic_on_the_stock_path_is_said_to_be(tmp_path: Path) -> None:
 
 
 class TestPage:
-    def filled(self, path: Path) -> Study:
-        study = study_in(path, {"iters": 3, "parts": {"a": 1, "b": [2, 3]}})
+    def filled(self, path: Path, **changes: Any) -> Study:
+        study = study_in(path, {"iters": 3, "parts": {"a": 1, "b": [2, 3]}}, **changes)
         study.heading("Results")
         study.text("A paragraph.")
         study.table("Numbers", ["name", "value"], [["x|y", 0.00001234], ["z", None], ["n", 3.14159265]])
@@ -253,6 +253,17 @@ class TestPage:
         assert "1 of 2" in index
         publish(study.path, tmp_path / "docs")
         assert (tmp_path / "docs" / "README.md").read_text() == index
+
+    def test_another_seed_goes_beside_the_page(self, tmp_path: Path) -> None:
+        for seed in (0, 1):
+            publish(self.filled(tmp_path / str(seed), seed=seed).path, tmp_path / "docs")
+        place = tmp_path / "docs" / "trial"
+        assert json.loads((place / "results.json").read_text())["seed"] == 0
+        assert json.loads((place / "seed-1.json").read_text())["seed"] == 1
+        assert "seed 1: 1 of 2" in (tmp_path / "docs" / "README.md").read_text()
+        publish(self.filled(tmp_path / "stock", seed=1, penalty="stock").path, tmp_path / "docs")
+        assert json.loads((place / "results.json").read_text())["seed"] == 1  # another study replaces it
+        assert not (place / "seed-1.json").exists()
 
 
 class TestCatalogue:

@@ -11,6 +11,7 @@ from typing import Any
 from wgangp_fast.train.folder import write_text
 
 from . import page
+from .study import FIXED
 
 KINDS = (".md", ".json", ".png", ".gif", ".txt")
 HEAD = """# The papers' figures and tables, on the fast penalty
@@ -24,11 +25,19 @@ settings, and where the sources disagree. results.json beside it holds the numbe
 def publish(folder: Path, destination: Path) -> Path:
     """Copy a study's page, pictures and results to ``destination/NAME``, and write the index anew.
 
+    Where the page of another seed is, and else of the same study, it stays, and these results go beside it as
+    ``seed-N.json``: settings that were found with one seed are judged by others.
+
     Returns:
         The index.
     """
     results = json.loads((folder / "results.json").read_text())
     place = destination / results["experiment"]
+    there = json.loads((place / "results.json").read_text()) if (place / "results.json").exists() else {}
+    same = all(there.get(key) == results[key] for key in FIXED if key != "seed")
+    if same and there["seed"] != results["seed"]:
+        shutil.copyfile(folder / "results.json", place / f"seed-{results['seed']}.json")
+        return index(destination)
     if place.exists():
         shutil.rmtree(place)
     place.mkdir(parents=True)
@@ -47,8 +56,13 @@ def index(destination: Path, order: Sequence[str] = ()) -> Path:
     found = [json.loads(p.read_text()) for p in sorted(destination.glob("*/results.json"))]
     rank = {name: i for i, name in enumerate(order)}
     found.sort(key=lambda r: (rank.get(r["experiment"], len(rank)), r["experiment"]))
-    rows = [[_link(r), r["source"], r["scale"], _held(r), page.seconds(r["seconds"])] for r in found]
-    blocks = [HEAD, page.table(["page", "of", "scale", "claims that held", "time"], rows)]
+    rows = [
+        [_link(r), r["source"], r["scale"], _held(r), _seeds(destination / r["experiment"]),
+         page.seconds(r["seconds"])]
+        for r in found
+    ]  # fmt: skip
+    columns = ["page", "of", "scale", "claims that held", "with other seeds", "time"]
+    blocks = [HEAD, page.table(columns, rows)]
     failed = [
         [_link(r), claim["claim"], claim["measured"]]
         for r in found
@@ -69,6 +83,12 @@ def index(destination: Path, order: Sequence[str] = ()) -> Path:
 
 def _link(results: dict[str, Any]) -> str:
     return f"[{results['title']}]({results['experiment']}/README.md)"
+
+
+def _seeds(place: Path) -> str:
+    """Claims that held with the other seeds whose results lie beside a page."""
+    found = [json.loads(path.read_text()) for path in sorted(place.glob("seed-*.json"))]
+    return "; ".join(f"seed {results['seed']}: {_held(results)}" for results in found)
 
 
 def _held(results: dict[str, Any]) -> str:
