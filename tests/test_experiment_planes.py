@@ -189,8 +189,22 @@ class TestDepth:
     def test_weight_histogram(self, tmp_path: Path) -> None:
         results = results_of("weight-histogram", tmp_path)
         share = results["numbers"]["share at the ends"]
-        assert share["clipping, c = 0.01"] > 0.5
-        assert share[depth.PENALTY] < 0.05
+        assert share["clipping, c = 0.01; 12 layers"] > 0.5
+        assert share["gradient penalty; 12 layers"] < 0.05
+        assert share["clipping, c = 0.01; 3 layers, begun inside the bounds"] > 0.02  # none at first
+        assert share["gradient penalty; 3 layers, begun inside the bounds"] < 0.01
+
+    def test_weights_can_begin_inside_the_bounds(self) -> None:
+        config = Config(preset="toy-swissroll", critic_dim=8, generator_dim=8, device="cpu", iters=1)
+        trainer = Trainer(config, data.load("toy-swissroll"), None, Group(CPU))
+        before = [p.detach().clone() for p in trainer.critic.parameters()]
+        depth._inside(0.01, trainer)
+        trainer.close()
+        factor = max(p.abs().max().item() for p in trainer.critic.parameters()) / 0.009
+        assert factor == pytest.approx(1.0)
+        ratio = before[0].abs().max() / trainer.critic.net[0].weight.abs().max()
+        for old, new in zip(before, trainer.critic.parameters(), strict=True):
+            torch.testing.assert_close(new.detach() * ratio, old)
 
     def test_a_step_out_of_bounds_is_seen(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr("wgangp_fast.train.trainer.clip_", lambda parameters, bound: None)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wgangp_fast import models
+from wgangp_fast.train.trainer import Trainer
 
 from .figures import BLUE, COLOURS, RED, figure
 from .page import number
@@ -21,6 +22,7 @@ from .study import Study
 from .training import ClipWatch, Trained, trained
 
 CLIPS = (0.1, 0.01, 0.001)
+CLIP = 0.01  # of the histogram
 PENALTY = "gradient penalty"
 LAYERS = 12
 NEAR = 0.99  # of the bound: a weight beyond it counts as piled up there
@@ -29,6 +31,20 @@ SCALES: dict[str, dict[str, Any]] = {
     "smoke": {"iters": 6, "width": 64, "batch": 32, "n_critic": 2, "measured": 128},
     "cpu": {"iters": 100, "width": 512, "batch": 64, "n_critic": 5, "measured": 256},
     "paper": {"iters": 10_000, "width": 512, "batch": 256, "n_critic": 5, "measured": 1024},
+}
+
+
+WEIGHT_HISTOGRAM_SCALES = {
+    name: {**values, **shallow}
+    for (name, values), shallow in zip(
+        SCALES.items(),
+        (
+            {"shallow_iters": 100, "shallow_width": 32},
+            {"shallow_iters": 600, "shallow_width": 128},
+            {"shallow_iters": 10_000, "shallow_width": 512},
+        ),
+        strict=True,
+    )
 }
 
 
@@ -185,69 +201,87 @@ def _weights(critic: nn.Module) -> Tensor:
     return torch.cat([layer.weight.detach().cpu().flatten() for layer in layers[1:-1]])
 
 
-def _untrained(study: Study) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        return models.build("toy12-critic", dim=study.settings.width)
+def _inside(clip: float, trainer: Trainer) -> None:
+    """Scale the critic's parameters so that none is nearer to the bounds than a tenth of them."""
+    with torch.no_grad():
+        largest = max(float(p.abs().max()) for p in trainer.critic.parameters())
+        for parameter in trainer.critic.parameters():
+            parameter.mul_(0.9 * clip / largest)
+
+
+def _shallow(study: Study, clip: float | None) -> Trained:
+    """A critic of three hidden layers, whose weights begin inside ``[-CLIP, CLIP]``."""
+    settings = study.settings
+    special: dict[str, Any] = {"loss": "wgan", "clip": clip} if clip else {"lr": 1e-4, "lambda_gp": 10.0}
+    config = study.config(
+        "toy-swissroll", iters=settings.shallow_iters, batch=settings.batch, n_critic=settings.n_critic,
+        critic_dim=settings.shallow_width, generator_dim=settings.shallow_width, ema_kimg=0.0, threads=1,
+        **special,
+    )  # fmt: skip
+    return trained(study, f"{_name(clip)}, begun inside", config, prepare=partial(_inside, CLIP))
+
+
+def _at_ends(weights: Tensor, bound: float | None) -> float:
+    """Share of ``weights`` beyond :data:`NEAR` of the bound, or of the largest."""
+    return float((weights.abs() >= NEAR * (bound or weights.abs().max())).double().mean())
 
 
 def weight_histogram(study: Study) -> None:
     """Figure 1b, right: where the weights of a clipped and of a penalised critic are."""
-    clip = 0.01
-    made, axes = figure(2, 1, size=(6.5, 6.0))
+    made, axes = figure(2, 2, size=(10.5, 6.0))
     piled: dict[str, float] = {}
     rows: list[list[Any]] = []
-    for place, bound, colour in ((axes[0, 0], clip, RED), (axes[1, 0], None, BLUE)):
-        name = _name(bound)
-        weights = _weights(_trained(study, bound).trainer.critic)
-        largest = float(weights.abs().max())
-        piled[name] = float((weights.abs() >= NEAR * (bound or largest)).double().mean())
-        rows.append([name, largest, float(weights.std()), piled[name]])
-        if bound:
-            first = _weights(_untrained(study)).clamp(-bound, bound)
-            share = float((first.abs() >= NEAR * bound).double().mean())
-            rows.append(["the same before any training, clipped once", bound, float(first.std()), share])
-            study.number("share at the ends before training", share)
-        limit = 2 * clip if bound else 1.1 * largest
-        place.hist(weights.numpy(), bins=161, range=(-limit, limit), color=colour)
-        place.set(title=name, ylabel="weights", yscale="linear", xlim=(-limit, limit))
-    axes[1, 0].set(xlabel="weight of the critic's hidden layers")
+    deep = f"{LAYERS} layers"
+    shallow = "3 layers, begun inside the bounds"
+    for column, (label, train) in enumerate(((deep, _trained), (shallow, _shallow))):
+        for row, (bound, colour) in enumerate(((CLIP, RED), (None, BLUE))):
+            name = f"{_name(bound)}; {label}"
+            weights = _weights(train(study, bound).trainer.critic)
+            largest = float(weights.abs().max())
+            piled[name] = _at_ends(weights, bound)
+            rows.append([name, largest, float(weights.std()), piled[name]])
+            limit = 2 * CLIP if bound else 1.1 * largest
+            axes[row, column].hist(weights.numpy(), bins=161, range=(-limit, limit), color=colour)
+            axes[row, column].set(title=name, ylabel="weights", xlim=(-limit, limit))
+        axes[1, column].set(xlabel="weight of the critic's hidden layers")
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        first = _weights(models.build("toy12-critic", dim=study.settings.width)).clamp(-CLIP, CLIP)
+    rows.append([f"{deep}, untrained, clipped once", CLIP, float(first.std()), _at_ends(first, CLIP)])
     study.heading("Weights")
     study.picture(
         "weight-histogram.png",
-        "Weights of the hidden layers of a 12-layer critic, clipped to [-0.01, 0.01] and with the gradient "
-        "penalty; each on its own axis.",
+        "Weights of the hidden layers of critics that are clipped to [-0.01, 0.01] (above) and penalised "
+        "(below); each on its own axis.",
         made,
     )
-    study.table(
-        "Where the weights are",
-        [
-            "critic",
-            "largest",
-            "deviation",
-            f"share beyond {NEAR} of the bound or of the largest",
-        ],
-        rows,
+    columns = ["critic", "largest", "deviation", f"share beyond {NEAR} of the bound or of the largest"]
+    study.table("Where the weights are", columns, rows)
+    study.text(
+        "He's initial weights of the deep critic are larger than c, so that the first clipping alone puts "
+        "most of them at the bounds, where they stay; and with the penalty so short a training hardly moves "
+        "them. The second pair of critics therefore begins with all weights inside the bounds: what is at the "
+        "ends was pushed there."
     )
     study.number("share at the ends", piled)
+    smoke = study.scale == "smoke"
+    clipped, spread = piled[f"{_name(CLIP)}; {shallow}"], piled[f"{PENALTY}; {shallow}"]
     study.claim(
         "Clipping pushes weights towards two values, the ends of the range (at least half of them)",
         "P 3.2, figure 1b",
-        f"{piled[_name(clip)]:.3f} of the weights are at the bounds",
-        piled[_name(clip)] >= 0.5,
+        f"{piled[f'{_name(CLIP)}; {deep}']:.3f} of the weights in {deep}; {clipped:.3f} in {shallow}"
+        + ("; too few steps to tell" if smoke else ""),
+        None if smoke else min(piled[f"{_name(CLIP)}; {deep}"], clipped) >= 0.5,
     )
     study.claim(
         "With the penalty they are spread out (at most 1 % at the ends)",
         "P 3.2, figure 1b",
-        f"{number(piled[PENALTY])} of the weights",
-        piled[PENALTY] <= 0.01,
+        f"{number(piled[f'{PENALTY}; {deep}'])} in {deep}; {number(spread)} in {shallow}"
+        + ("; too few steps to tell" if smoke else ""),
+        None if smoke else max(piled[f"{PENALTY}; {deep}"], spread) <= 0.01,
     )
-    _bound_claim(study, (clip,))
-    study.choice(
-        "The paper does not say which weights it shows: here those between two hidden layers. He's initial "
-        "weights of this width are larger than c, so the first clipping alone puts most at the bounds; "
-        "the table says how many."
-    )
+    _bound_claim(study, (CLIP,))
+    study.choice("The paper does not say which weights it shows: here those between two hidden layers.")
     _finish(study)
 
 
