@@ -260,8 +260,8 @@ def weight_histogram(study: Study) -> None:
     study.text(
         "He's initial weights of the deep critic are larger than c, so that the first clipping alone puts "
         "most of them at the bounds, where they stay; and with the penalty so short a training hardly moves "
-        "them. The second pair of critics therefore begins with all weights inside the bounds: what is at the "
-        "ends was pushed there."
+        "them. The second pair of critics therefore begins with all weights inside the bounds: what is at "
+        "the ends was pushed there."
     )
     study.number("share at the ends", piled)
     smoke = study.scale == "smoke"
