@@ -289,3 +289,33 @@ def test_the_same_seed_builds_the_same_network() -> None:
 def test_refusals(name: str, settings: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         models.build(name, **settings)
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if models.info(n).samples == "images"])
+def test_padding_of_the_released_code_changes_strided_convolutions_alone(name: str) -> None:
+    # A kernel of 4, as in mnist32, is padded evenly by both.
+    strided = {"digits", "mnist", "cifar", "dcgan64", "crippled64", "gated64", "resnet101", "lsun128"}
+    if name == "lsun128-generator":  # doubles its sides by copies
+        strided = set()
+    outputs, shapes = [], []
+    for padding in ("symmetric", "same"):
+        torch.manual_seed(0)
+        network = models.build(name, dim=4, padding=padding)
+        random = torch.Generator().manual_seed(1)
+        shape = (
+            (models.info(name).defaults["latent"],)
+            if models.info(name).role == "generator"
+            else models.info(name).shape
+        )
+        inputs = [torch.randn(2, *shape, generator=random)]
+        if models.info(name).classes and models.info(name).role == "generator":
+            inputs.append(torch.tensor([0, 1]))
+        with torch.no_grad():
+            found = network(*inputs)
+        outputs.append(found[0] if isinstance(found, tuple) else found)
+        shapes.append([p.shape for p in network.parameters()])
+    assert shapes[0] == shapes[1]
+    assert outputs[0].shape == outputs[1].shape
+    assert torch.equal(*outputs) == (name.rpartition("-")[0] not in strided)
+    with pytest.raises(ValueError, match="padding must be one of"):
+        models.build(name, dim=4, padding="valid")

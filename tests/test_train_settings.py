@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from train_settings import trainer_of
+from train_settings import small, trainer_of
 
 from wgangp_fast import data
 from wgangp_fast.data import UserError
@@ -135,3 +135,16 @@ def test_digit_quality_knows_real_digits_from_one_digit_and_noise() -> None:
     assert one["score"] < 1.3
     noise = digit_quality(torch.rand(500, 1, 8, 8) * 2 - 1)
     assert noise["confidence"] < 0.7
+
+
+def test_padding_reaches_both_networks() -> None:
+    scores = []
+    for padding in ("symmetric", "same"):
+        trainer = trainer_of(small(padding=padding))
+        trainer.close()
+        z = torch.ones(2, 3)
+        with torch.no_grad():
+            images = trainer.generator(z)
+            scores.append((images, trainer.critic(torch.ones_like(images))))
+    assert not torch.equal(scores[0][0], scores[1][0])
+    assert not torch.equal(scores[0][1], scores[1][1])

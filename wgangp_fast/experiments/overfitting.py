@@ -95,7 +95,10 @@ def _sets(images: Stored, held: int, count: int) -> tuple[Stored, Stored, Stored
 def _networks(study: Study, method: str, channels: int) -> tuple[nn.Module, nn.Module]:
     """The MNIST pair; batch norm in both with clipping and none with the penalty (gan_mnist.py)."""
     norm = "batch" if method == "wgan" else "none"
-    options = {"size": study.settings.size, "channels": channels, "dim": study.settings.dim, "norm": norm}
+    options = {
+        "size": study.settings.size, "channels": channels, "dim": study.settings.dim, "norm": norm,
+        "padding": study.padding,
+    }  # fmt: skip
     return models.build("mnist-critic", **options), models.build("mnist-generator", **options)
 
 

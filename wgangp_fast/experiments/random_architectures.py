@@ -114,10 +114,10 @@ def config_of(study: Study, index: int, method: Method, critic_norm: bool = True
 
 
 def networks(
-    pair: Architecture, method: Method, latent: int, shape: Sequence[int]
+    pair: Architecture, method: Method, latent: int, shape: Sequence[int], padding: str = "symmetric"
 ) -> tuple[nn.Module, nn.Module]:
     """Critic and generator of a pair for images ``shape (C, H, W)``."""
-    options = {"channels": shape[0], "size": shape[1]}
+    options: dict[str, Any] = {"channels": shape[0], "size": shape[1], "padding": padding}
     return pair.build_critic(method.norm, **options), pair.build_generator(latent=latent, **options)
 
 
@@ -144,7 +144,7 @@ def _train(
     name = f"training-{label}-{method}"
     found = trained(
         study, name, config, samples=images, prepare=partial(decay, pair),
-        networks=partial(networks, pair, METHODS[method], config.latent, images.shape),
+        networks=partial(networks, pair, METHODS[method], config.latent, images.shape, study.padding),
     )  # fmt: skip
     fake = found.trainer.sample(
         torch.randn(study.settings.samples, config.latent, generator=stream(study.seed, "score"))
@@ -313,7 +313,7 @@ def _kernels(study: Study, pairs: list[Architecture], images: Stored) -> None:
     for index, pair in enumerate(pairs[: study.settings.timed]):
         with torch.random.fork_rng(), using_threads(study.settings.threads):
             torch.manual_seed(study.seed + index)
-            critic = networks(pair, METHODS["gp"], 128, images.shape)[0].to(study.device)
+            critic = networks(pair, METHODS["gp"], 128, images.shape, study.padding)[0].to(study.device)
             norm = "layer norm" if pair.critic_norm else "no norm"
             sizes = f"{pair.critic_depth} layers, dim {pair.critic_dim}"
             kernels(study, f"{index}: {pair.critic_activation}, {sizes}, {norm}", critic, real, fake)

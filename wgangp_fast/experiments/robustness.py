@@ -71,9 +71,11 @@ class Pair:
     shared: dict[str, Any] = field(default_factory=dict)
     deep: bool = False
 
-    def build(self, settings: Any, shape: tuple[int, ...], norm: str) -> tuple[nn.Module, nn.Module]:
+    def build(
+        self, settings: Any, shape: tuple[int, ...], norm: str, padding: str = "symmetric"
+    ) -> tuple[nn.Module, nn.Module]:
         """Critic and generator for images of ``shape (C, S, S)``; ``norm``: of a critic that has one."""
-        common = {"channels": shape[0], "size": shape[1], **self.shared}
+        common = {"channels": shape[0], "size": shape[1], "padding": padding, **self.shared}
         if self.deep:
             common["blocks"] = settings.blocks
         plain = models.info(self.generator).norms == models.PLAIN
@@ -168,7 +170,7 @@ def cell_config(study: Study, pair: str, method: str) -> Config:
 
 def networks(study: Study, pair: str, method: str, shape: tuple[int, ...]) -> Callable[[], Any]:
     """What makes critic and generator of a cell, for images of ``shape (C, S, S)``."""
-    return lambda: PAIRS[pair].build(study.settings, shape, METHODS[method].norm)
+    return lambda: PAIRS[pair].build(study.settings, shape, METHODS[method].norm, study.padding)
 
 
 def train_cell(study: Study, pair: str, method: str, images: Stored) -> Trained:

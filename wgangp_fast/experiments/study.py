@@ -169,11 +169,17 @@ class Study:
         """A line of progress on the screen."""
         print(f"[{self.name} {self.scale}] {text}", flush=True)
 
+    @property
+    def padding(self) -> str:
+        """Of strided convolutions: the released code's at paper scale, else the faster one."""
+        return "same" if self.scale == "paper" else "symmetric"
+
     def config(self, preset: str, **settings: Any) -> Config:
-        """Settings of a training of this experiment: its seed, penalty and device, the user's data if any."""
+        """Settings of a training of this experiment: its seed, penalty, device, padding, the user's data."""
         settings.setdefault("seed", self.seed)
         settings.setdefault("device", str(self.device))
         settings.setdefault("penalty", self.penalty)
+        settings.setdefault("padding", self.padding)
         if self.data is not None:
             settings.setdefault("data", self.data)
         return Config(preset=preset, **settings)

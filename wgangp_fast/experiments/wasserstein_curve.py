@@ -100,7 +100,9 @@ def networks(study: Study, name: str, channels: int) -> tuple[nn.Module, nn.Modu
     generator, critic, _ = PAIRS[name]
     made = []
     for network in (critic, generator):
-        options: dict[str, Any] = {"size": settings.size, "channels": channels, "dim": settings.dim}
+        options: dict[str, Any] = {
+            "size": settings.size, "channels": channels, "dim": settings.dim, "padding": study.padding,
+        }  # fmt: skip
         if network.startswith("fc64"):
             options["dim"] = settings.mlp_dim
         elif network.startswith("dcgan64"):

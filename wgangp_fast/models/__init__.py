@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from .architectures import Architecture, random_architecture
-from .blocks import NORMS
+from .blocks import NORMS, PADDINGS, check_padding
 from .dcgan import ConvCritic, ConvGenerator
 from .language import LanguageCritic, LanguageGenerator
 from .mlp import MLP, ImageMLPCritic, ImageMLPGenerator, PointCritic, PointGenerator
@@ -159,7 +159,8 @@ def build(name: str, **settings: Any) -> nn.Module:
 
     Args:
         name: one of :func:`names`.
-        settings: keywords of :func:`info`'s ``defaults``.
+        settings: keywords of :func:`info`'s ``defaults``, and ``padding``, ``"symmetric"`` or ``"same"`` (the
+            released code's, a row and a column less in front; see :mod:`.blocks`).
 
     Returns:
         float32 module on the CPU. A critic maps ``[N, ...]`` to scores ``[N]``, a generator ``[N, latent]``
@@ -181,8 +182,11 @@ def build(name: str, **settings: Any) -> nn.Module:
     defaults = dict(row.defaults)
     if settings.get("activation") == "gate":
         defaults.pop("sigma", None)  # the released script's gated pair has no deviation of its own
-    if "norm" not in inspect.signature(row.family).parameters:
+    taken = inspect.signature(row.family).parameters
+    if "norm" not in taken:
         settings.pop("norm", None)
+    if "padding" not in taken:  # no strided convolution, in which alone the paddings differ
+        check_padding(settings.pop("padding", PADDINGS[0]))
     return row.family(**{**defaults, **settings})
 
 

@@ -39,11 +39,14 @@ class Architecture:
     generator_dim: int
     critic_dim: int
 
-    def build_critic(self, norm: str = "layer", *, channels: int = 3, size: int = 32) -> nn.Module:
+    def build_critic(
+        self, norm: str = "layer", *, channels: int = 3, size: int = 32, padding: str = "symmetric"
+    ) -> nn.Module:
         """The critic ``[N, channels, size, size] -> [N]`` with fresh weights.
 
         Args:
             norm: what a critic with norms has: ``"layer"`` under a gradient penalty, ``"batch"`` in a GAN.
+            padding: ``"symmetric"`` or ``"same"`` (see :mod:`.blocks`).
         """
         return ConvCritic(
             channels=channels,
@@ -52,9 +55,12 @@ class Architecture:
             norm=norm if self.critic_norm else None,
             activation=self.critic_activation,
             extra=self.critic_depth - DEPTHS[0],
+            padding=padding,
         )
 
-    def build_generator(self, *, latent: int = 128, channels: int = 3, size: int = 32) -> nn.Module:
+    def build_generator(
+        self, *, latent: int = 128, channels: int = 3, size: int = 32, padding: str = "symmetric"
+    ) -> nn.Module:
         """The generator ``[N, latent] -> [N, channels, size, size]`` in (-1, 1), with fresh weights."""
         return ConvGenerator(
             channels=channels,
@@ -64,6 +70,7 @@ class Architecture:
             activation=self.generator_activation,
             latent=latent,
             extra=self.generator_depth - DEPTHS[0],
+            padding=padding,
         )
 
 

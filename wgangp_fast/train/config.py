@@ -114,6 +114,9 @@ class Config:
     """Where the network has places for it; batch is refused under the gradient penalty."""
     generator_norm: Literal["none", "layer", "instance", "batch"] = _UNSET
     """Where the network has places for it."""
+    padding: Literal["symmetric", "same"] = _UNSET
+    """Of strided convolutions: same is TensorFlow's, of the papers' released code, one row and column less in
+    front; symmetric has an operator fewer in each."""
     latent: int = _UNSET
     """Length of z; fixed at 2 for the toy generator."""
 
@@ -219,6 +222,7 @@ _CHOICES = {
     "on_divergence": ("stop", "rollback"),
     "critic_norm": ("none", "layer", "instance", "batch"),
     "generator_norm": ("none", "layer", "instance", "batch"),
+    "padding": ("symmetric", "same"),
 }
 
 

@@ -30,7 +30,7 @@ def build_networks(config: Config, shape: tuple[int, ...]) -> tuple[nn.Module, n
     critic_settings: dict[str, Any] = {"dim": config.critic_dim}
     generator_settings: dict[str, Any] = {"dim": config.generator_dim, "latent": config.latent}
     if image:
-        common = {"channels": shape[0], "size": shape[1]}
+        common = {"channels": shape[0], "size": shape[1], "padding": config.padding}
         critic_settings |= {**common, "norm": config.critic_norm}
         generator_settings |= {**common, "norm": config.generator_norm}
     elif (config.critic_norm, config.generator_norm) != ("none", "none"):

@@ -32,6 +32,7 @@ COMMON: dict[str, Any] = {
     "latent": 128,
     "critic_norm": "none",
     "generator_norm": "batch",
+    "padding": "symmetric",
     "size": 0,
     "holdout": -1,
     "flip": "none",
