@@ -191,14 +191,22 @@ class TestDepth:
         share = results["numbers"]["share at the ends"]
         assert share["clipping, c = 0.01; 12 layers"] > 0.5
         assert share["gradient penalty; 12 layers"] < 0.05
-        assert share["clipping, c = 0.01; 3 layers, begun inside the bounds"] > 0.02  # none at first
-        assert share["gradient penalty; 3 layers, begun inside the bounds"] < 0.01
+        assert share["clipping, c = 0.01; 3 layers, begun inside"] > 0.02  # none at first
+        assert share["gradient penalty; 3 layers, begun inside"] < 0.01
+
+    def test_ends_are_of_those_that_moved(self) -> None:
+        weights = torch.tensor([0.01, -0.00995, 0.005, 0.0001, 0.0, 0.0098])
+        everything = torch.ones(6, dtype=torch.bool)
+        assert depth.at_ends(weights, 0.01, everything) == pytest.approx(2 / 6)
+        assert depth.at_ends(weights, 0.01, weights.abs() > 0.001) == pytest.approx(2 / 4)
+        assert depth.at_ends(weights, 0.01, ~everything) == 0.0
+        assert depth.at_ends(2 * weights, None, everything) == pytest.approx(2 / 6)  # of the largest
 
     def test_weights_can_begin_inside_the_bounds(self) -> None:
         config = Config(preset="toy-swissroll", critic_dim=8, generator_dim=8, device="cpu", iters=1)
         trainer = Trainer(config, data.load("toy-swissroll"), None, Group(CPU))
         before = [p.detach().clone() for p in trainer.critic.parameters()]
-        depth._inside(0.01, trainer)
+        depth._inside(0.01, trainer.critic)
         trainer.close()
         factor = max(p.abs().max().item() for p in trainer.critic.parameters()) / 0.009
         assert factor == pytest.approx(1.0)

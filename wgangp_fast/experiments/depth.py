@@ -201,12 +201,24 @@ def _weights(critic: nn.Module) -> Tensor:
     return torch.cat([layer.weight.detach().cpu().flatten() for layer in layers[1:-1]])
 
 
-def _inside(clip: float, trainer: Trainer) -> None:
-    """Scale the critic's parameters so that none is nearer to the bounds than a tenth of them."""
+def _inside(clip: float, critic: nn.Module) -> nn.Module:
+    """``critic``, scaled so that no parameter is nearer to the bounds than a tenth of them."""
     with torch.no_grad():
-        largest = max(float(p.abs().max()) for p in trainer.critic.parameters())
-        for parameter in trainer.critic.parameters():
+        largest = max(float(p.abs().max()) for p in critic.parameters())
+        for parameter in critic.parameters():
             parameter.mul_(0.9 * clip / largest)
+    return critic
+
+
+def _fresh(study: Study, name: str, width: int) -> nn.Module:
+    """A critic as it is before any training of this study."""
+    with torch.random.fork_rng():
+        torch.manual_seed(study.seed)
+        return models.build(name, dim=width)
+
+
+def _begin_inside(trainer: Trainer) -> None:
+    _inside(CLIP, trainer.critic)
 
 
 def _shallow(study: Study, clip: float | None) -> Trained:
@@ -218,12 +230,14 @@ def _shallow(study: Study, clip: float | None) -> Trained:
         critic_dim=settings.shallow_width, generator_dim=settings.shallow_width, ema_kimg=0.0, threads=1,
         **special,
     )  # fmt: skip
-    return trained(study, f"{_name(clip)}, begun inside", config, prepare=partial(_inside, CLIP))
+    return trained(study, f"{_name(clip)}, begun inside", config, prepare=_begin_inside)
 
 
-def _at_ends(weights: Tensor, bound: float | None) -> float:
-    """Share of ``weights`` beyond :data:`NEAR` of the bound, or of the largest."""
-    return float((weights.abs() >= NEAR * (bound or weights.abs().max())).double().mean())
+def at_ends(weights: Tensor, bound: float | None, moved: Tensor) -> float:
+    """Share of those ``weights [M]`` that ``moved [M]`` (bool) marks which lie beyond :data:`NEAR` of the
+    bound, or of the largest weight."""
+    ends = weights.abs() >= NEAR * (bound or weights.abs().max())
+    return float(ends[moved].double().mean()) if bool(moved.any()) else 0.0
 
 
 def weight_histogram(study: Study) -> None:
@@ -232,22 +246,30 @@ def weight_histogram(study: Study) -> None:
     piled: dict[str, float] = {}
     rows: list[list[Any]] = []
     deep = f"{LAYERS} layers"
-    shallow = "3 layers, begun inside the bounds"
+    shallow = "3 layers, begun inside"
+    moving: dict[str, float] = {}
     for column, (label, train) in enumerate(((deep, _trained), (shallow, _shallow))):
         for row, (bound, colour) in enumerate(((CLIP, RED), (None, BLUE))):
             name = f"{_name(bound)}; {label}"
             weights = _weights(train(study, bound).trainer.critic)
             largest = float(weights.abs().max())
-            piled[name] = _at_ends(weights, bound)
-            rows.append([name, largest, float(weights.std()), piled[name]])
+            if label == deep:
+                before = _weights(_fresh(study, "toy12-critic", study.settings.width))
+            else:
+                before = _weights(_inside(CLIP, _fresh(study, "toy-critic", study.settings.shallow_width)))
+            moved = (weights - before).abs() > 0.1 * CLIP
+            piled[name] = at_ends(weights, bound, torch.ones_like(moved))
+            moving[name] = at_ends(weights, bound, moved)
+            share = float(moved.double().mean())
+            rows.append([name, largest, float(weights.std()), piled[name], share, moving[name]])
             limit = 2 * CLIP if bound else 1.1 * largest
             axes[row, column].hist(weights.numpy(), bins=161, range=(-limit, limit), color=colour)
             axes[row, column].set(title=name, ylabel="weights", xlim=(-limit, limit))
+            axes[row, column].locator_params(axis="x", nbins=5)
         axes[1, column].set(xlabel="weight of the critic's hidden layers")
-    with torch.random.fork_rng():
-        torch.manual_seed(study.seed)
-        first = _weights(models.build("toy12-critic", dim=study.settings.width)).clamp(-CLIP, CLIP)
-    rows.append([f"{deep}, untrained, clipped once", CLIP, float(first.std()), _at_ends(first, CLIP)])
+    first = _weights(_fresh(study, "toy12-critic", study.settings.width)).clamp(-CLIP, CLIP)
+    alone = at_ends(first, CLIP, torch.ones_like(first, dtype=torch.bool))
+    rows.append([f"{deep}, untrained, clipped once", CLIP, float(first.std()), alone, None, None])
     study.heading("Weights")
     study.picture(
         "weight-histogram.png",
@@ -255,22 +277,28 @@ def weight_histogram(study: Study) -> None:
         "(below); each on its own axis.",
         made,
     )
-    columns = ["critic", "largest", "deviation", f"share beyond {NEAR} of the bound or of the largest"]
+    columns = [
+        "critic", "largest", "deviation", f"share at the ends (beyond {NEAR} of the bound or of the largest)",
+        "share that moved by a tenth of c", "share of those at the ends",
+    ]  # fmt: skip
     study.table("Where the weights are", columns, rows)
     study.text(
         "He's initial weights of the deep critic are larger than c, so that the first clipping alone puts "
         "most of them at the bounds, where they stay; and with the penalty so short a training hardly moves "
         "them. The second pair of critics therefore begins with all weights inside the bounds: what is at "
-        "the ends was pushed there."
+        "the ends was pushed there. Many of their weights hardly move, such as those of units that ReLU keeps "
+        "at zero; so the last column is of those that do."
     )
     study.number("share at the ends", piled)
+    study.number("share at the ends of those that moved", moving)
     smoke = study.scale == "smoke"
-    clipped, spread = piled[f"{_name(CLIP)}; {shallow}"], piled[f"{PENALTY}; {shallow}"]
+    key = f"{_name(CLIP)}; {shallow}"
+    clipped, spread = moving[key], piled[f"{PENALTY}; {shallow}"]
     study.claim(
-        "Clipping pushes weights towards two values, the ends of the range (at least half of them)",
+        "Clipping pushes weights towards two values, the ends of the range (half of those that move at least)",
         "P 3.2, figure 1b",
-        f"{piled[f'{_name(CLIP)}; {deep}']:.3f} of the weights in {deep}; {clipped:.3f} in {shallow}"
-        + ("; too few steps to tell" if smoke else ""),
+        f"{piled[f'{_name(CLIP)}; {deep}']:.3f} of the weights in {deep}; in {shallow} {clipped:.3f} of "
+        f"those that moved, {piled[key]:.3f} of all" + ("; too few steps to tell" if smoke else ""),
         None if smoke else min(piled[f"{_name(CLIP)}; {deep}"], clipped) >= 0.5,
     )
     study.claim(
