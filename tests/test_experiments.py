@@ -232,6 +232,15 @@ class TestPage:
         assert results["seconds"] == pytest.approx(results["seconds_of_parts"]["slow"], abs=0.06)
         assert results["environment"]["torch"] == torch.__version__
 
+    def test_says_at_which_commit_it_was_begun_and_drawn(self, tmp_path: Path) -> None:
+        study = self.filled(tmp_path)
+        now = json.loads((tmp_path / "results.json").read_text())["drawn"]
+        assert "drawn at" not in (tmp_path / "README.md").read_text()
+        study.about["environment"] = {**study.about["environment"], "commit": "a" * 40, "dirty": True}
+        study.finish()
+        text = (tmp_path / "README.md").read_text()
+        assert f"commit aaaaaaaaaa (with changes); drawn at commit {str(now['commit'])[:10]}" in text
+
     def test_does_not_say_where_the_data_lay(self, tmp_path: Path) -> None:
         data = tmp_path / "secret place" / "set"
         data.mkdir(parents=True)

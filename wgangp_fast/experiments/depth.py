@@ -286,8 +286,8 @@ def weight_histogram(study: Study) -> None:
         "He's initial weights of the deep critic are larger than c, so that the first clipping alone puts "
         "most of them at the bounds, where they stay; and with the penalty so short a training hardly moves "
         "them. The second pair of critics therefore begins with all weights inside the bounds: what is at "
-        "the ends was pushed there. Many of their weights hardly move, such as those of units that ReLU keeps "
-        "at zero; so the last column is of those that do."
+        "the ends was pushed there. Many of their weights hardly move, such as those of units that ReLU "
+        "keeps at zero; so the last column is of those that do."
     )
     study.number("share at the ends", piled)
     study.number("share at the ends of those that moved", moving)
@@ -295,7 +295,7 @@ def weight_histogram(study: Study) -> None:
     key = f"{_name(CLIP)}; {shallow}"
     clipped, spread = moving[key], piled[f"{PENALTY}; {shallow}"]
     study.claim(
-        "Clipping pushes weights towards two values, the ends of the range (half of those that move at least)",
+        "Clipping pushes weights towards two values, the ends of the range (at least half of those moved)",
         "P 3.2, figure 1b",
         f"{piled[f'{_name(CLIP)}; {deep}']:.3f} of the weights in {deep}; in {shallow} {clipped:.3f} of "
         f"those that moved, {piled[key]:.3f} of all" + ("; too few steps to tell" if smoke else ""),

@@ -56,12 +56,14 @@ def render(results: dict[str, Any], entry: Named, blocks: Sequence[str]) -> str:
     """
     place = results["environment"]
     data = "" if results["data"] is None else f" --data {results['data']}"
+    drawn = results["drawn"]
+    drawn = "" if drawn["commit"] == place["commit"] else f"; drawn at commit {_commit(drawn)}"
     head = [
         f"# {entry.title}",
         f"{entry.source}. Made by",
         f"```\nwgangp-fast experiment {results['experiment']} --scale {results['scale']}{data}\n```",
         f"in {seconds(results['seconds'])} on {place['device']}, seed {results['seed']}, "
-        f"torch {place['torch']}, commit {str(place['commit'])[:10]}{_dirty(place)}.",
+        f"torch {place['torch']}, commit {_commit(place)}{drawn}.",
     ]
     if results["claims"]:
         rows = [[c["claim"], c["source"], c["measured"], VERDICTS[c["held"]]] for c in results["claims"]]
@@ -100,8 +102,8 @@ def kernels(rows: Sequence[dict[str, Any]]) -> str:
     return f"{table(columns, cells)}\n\n{note}"
 
 
-def _dirty(place: dict[str, Any]) -> str:
-    return " (with changes)" if place.get("dirty") else ""
+def _commit(place: dict[str, Any]) -> str:
+    return str(place["commit"])[:10] + (" (with changes)" if place.get("dirty") else "")
 
 
 def _setting(value: Any) -> str:

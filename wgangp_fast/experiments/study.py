@@ -234,9 +234,11 @@ class Study:
 
     def finish(self) -> Path:
         """Write results.json and README.md; the latter's path."""
+        now = environment(self.device)
         results = {
             **self.about,
             "data": None if self.data is None else Path(self.data).name,  # where it lay is nobody's concern
+            "drawn": {key: now[key] for key in ("commit", "dirty", "date")},  # parts may be older
             "title": self.entry.title,
             "source": self.entry.source,
             "seconds": round(sum(self.seconds.values()), 1),
