@@ -309,7 +309,10 @@ def weight_histogram(study: Study) -> None:
         None if smoke else max(piled[f"{PENALTY}; {deep}"], spread) <= 0.01,
     )
     _bound_claim(study, (CLIP,))
-    study.choice("The paper does not say which weights it shows: here those between two hidden layers.")
+    study.choice(
+        "The paper does not say which weights it shows: here those between two hidden layers. That the claim "
+        "on the small critic is about the weights that moved was decided after its first run."
+    )
     _finish(study)
 
 
