@@ -62,7 +62,10 @@ def index(destination: Path, order: Sequence[str] = ()) -> Path:
         for r in found
     ]  # fmt: skip
     columns = ["page", "of", "scale", "claims that held", "with other seeds", "time"]
-    blocks = [HEAD, page.table(columns, rows)]
+    head = HEAD
+    if (destination / "checklist.md").exists():
+        head += " [What shows that each system of the papers works](checklist.md)."
+    blocks = [head, page.table(columns, rows)]
     failed = [
         [_link(r), claim["claim"], claim["measured"]]
         for r in found
