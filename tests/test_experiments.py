@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ from wgangp_fast.cli import main
 from wgangp_fast.data import UserError
 from wgangp_fast.experiments import page, training
 from wgangp_fast.experiments.catalog import EXPERIMENTS
-from wgangp_fast.experiments.publish import publish
+from wgangp_fast.experiments.publish import index, publish
 from wgangp_fast.experiments.speed import kernels
 from wgangp_fast.experiments.study import SCALES, Entry, Study
 from wgangp_fast.experiments.training import trained
@@ -300,6 +302,20 @@ class TestCatalogue:
         used = {entry.module for entry in EXPERIMENTS.values()}
         helpers = {m for m in modules - used if not hasattr(_import(m), "SCALES")}
         assert modules - helpers == used
+
+    def test_docs_have_every_page_and_their_index_is_of_them(self, tmp_path: Path) -> None:
+        docs = PACKAGE.parent / "docs" / "paper"
+        shutil.copytree(docs, tmp_path / "paper")
+        again = index(tmp_path / "paper", list(EXPERIMENTS)).read_text()
+        assert again == (docs / "README.md").read_text()
+        for name in EXPERIMENTS:
+            results = json.loads((docs / name / "results.json").read_text())
+            assert results["environment"]["dirty"] is results["drawn"]["dirty"] is False
+            text = (docs / name / "README.md").read_text()
+            for claim in results["claims"]:
+                assert page.cell(claim["measured"]) in text
+            for link in re.findall(r"\]\(([\w.-]+)\)", text):
+                assert (docs / name / link).exists(), link
 
 
 def _import(name: str) -> Any:
