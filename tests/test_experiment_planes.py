@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from wgangp_fast import data
 from wgangp_fast.experiments import cli, depth, planes
 from wgangp_fast.metrics.modes import mode_coverage
+from wgangp_fast.metrics.transport import exact_wasserstein
 from wgangp_fast.models import build
 from wgangp_fast.train import Config
 from wgangp_fast.train.parallel import Group
@@ -152,6 +153,27 @@ def test_the_penalty_covers_all_modes() -> None:
         assert modes is not None
         z = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
         assert mode_coverage(trainer.sample(z), modes)["modes_covered"] >= needed, name
+
+
+def test_the_gap_approaches_the_exact_distance_and_does_not_exceed_it(one_thread: None) -> None:
+    """A critic of slope 1 cannot exceed it on the same points; lambda leaves the slope a little above 1."""
+    shares = []
+    for steps in (20, 800):
+        config = Config(
+            preset="toy-8gaussians", iters=steps, n_critic=1, lr=1e-3, critic_dim=128, generator_dim=8,
+            lambda_gp=10.0, ema_kimg=0.0, device="cpu",
+        )  # fmt: skip
+        trainer = planes.FixedGenerator(config, data.load("toy-8gaussians"), None, Group(CPU))
+        for _ in range(steps):
+            trainer.iterate()
+        batches = [trainer.critic_batch(10**6 + k) for k in range(2)]
+        trainer.close()
+        real, fake = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
+        with torch.no_grad():
+            gap = (trainer.critic(real).mean() - trainer.critic(fake).mean()).item()
+        shares.append(gap / exact_wasserstein(real, fake))
+    assert shares[0] < 0.4
+    assert 0.65 < shares[1] < 1.1
 
 
 class TestDepth:
