@@ -55,15 +55,8 @@ class ClipWatch(Trainer):
         largest: the largest magnitude of a parameter after any of them.
     """
 
-    def __init__(
-        self,
-        config: Config,
-        train: Samples,
-        held_out: Samples | None,
-        group: Group,
-        networks: tuple[nn.Module, nn.Module] | None = None,
-    ) -> None:
-        super().__init__(config, train, held_out, group, networks)
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         self.checked = 0
         self.largest = torch.zeros((), device=self.device)
 
