@@ -67,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     code = _main(argv)
     if joined():
         # gloo's threads outlive the group, and where one still holds a tensor when the interpreter goes, the
-        # process aborts (seen in one pair of eight). Everything is written by now, so it may skip that.
+        # process aborts (seen in 2 of 10 pairs). Everything is written by now, so it may skip that.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
