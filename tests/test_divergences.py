@@ -14,12 +14,7 @@ from wgangp_fast.metrics.transport import exact_wasserstein, optimal_coupling
 pytest.importorskip("scipy")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def t(*values: float) -> torch.Tensor:

@@ -128,7 +128,7 @@ def test_compiled_variants_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_inductor", fake_inductor)
     monkeypatch.setattr(engine, "_plain", lambda module, kernels: "compiled")
     report = Report("inductor")
-    half = engine._Compiled(torch.fx.GraphModule({}, torch.fx.Graph()), None, lambda *a: "eager", report)  # type: ignore[arg-type]  # not used
+    half = engine._Compiled(torch.fx.GraphModule({}, torch.fx.Graph()), None, lambda *a: "eager", report)
     x = torch.ones(2, 3)
     assert half(x, 1.0) == ("compiled", [x, 1.0])
     assert half(x, 1.0)[1][1] == 1.0

@@ -157,7 +157,7 @@ def work(rank: int, folder: str) -> None:
             result = run(name, module, loss, slice(start, start + share))
         result["stock"] = any(w.category is wgangp_fast.StockPathWarning for w in caught)
         results.append(result)
-    results.append(_refusals(groups[4]))  # type: ignore[arg-type]  # the last entry: texts
+    results.append(_refusals(groups[4]))  # the last entry: texts
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from penalty_checks import compare, points
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm
 from zoo import ACTIVATIONS, Critic
 
-# A GPU machine may lack hypothesis: the imports below must come after this line.
+# A GPU machine may lack it: then there is nothing to draw with.
 hypothesis = pytest.importorskip("hypothesis")
-# Behind importorskip, or a machine without hypothesis would fail here.
-from hypothesis import given, note, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
-from penalty_checks import compare, points  # noqa: E402
+st = pytest.importorskip("hypothesis.strategies")
 
 MANY = int(os.environ.get("WGANGP_FAST_FUZZ", "0"))
 Shape = tuple[int, int, int]
@@ -246,7 +244,7 @@ def critics(draw: Draw) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     return lambda: nn.Sequential(body(), head()), (draw(st.integers(1, 5)), *shape)
 
 
-@settings(
+@hypothesis.settings(
     max_examples=MANY or 25,
     derandomize=not MANY,
     database=None,
@@ -255,9 +253,9 @@ def critics(draw: Draw) -> tuple[Callable[[], nn.Module], tuple[int, ...]]:
     phases=[hypothesis.Phase.generate],  # shrinking traces hundreds of critics; blocks are small as drawn
     suppress_health_check=list(hypothesis.HealthCheck),
 )
-@given(critics())
+@hypothesis.given(critics())
 def test_random_critics_equal_stock_code(drawn: tuple[Callable[[], nn.Module], tuple[int, ...]]) -> None:
     make, shape = drawn
-    note(f"{make()} on {shape}")
+    hypothesis.note(f"{make()} on {shape}")
     torch.manual_seed(0)
     compare(make, points(shape))

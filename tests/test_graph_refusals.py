@@ -212,11 +212,11 @@ def test_scalers_wrappers_and_devices_are_refused(monkeypatch: pytest.MonkeyPatc
     optimizer = OPTIMIZERS["adam"](critic.parameters())
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     with pytest.raises(GraphError, match="GradScaler decides on the host"):
-        GraphedCriticStep(critic, scaler)  # type: ignore[arg-type]  # on purpose
+        GraphedCriticStep(critic, scaler)
     with pytest.raises(GraphError, match="GradScaler"):
         graphed(lambda x: scaler.scale(x))
     with pytest.raises(TypeError, match=r"must be a torch\.optim\.Optimizer"):
-        GraphedCriticStep(critic, critic)  # type: ignore[arg-type]  # on purpose
+        GraphedCriticStep(critic, critic)
     monkeypatch.setattr(EmulatedCapture, "device_type", "cuda")
     with pytest.raises(GraphError, match=r"0\.weight is on cpu: a CUDA graph cannot"):
         GraphedCriticStep(critic, optimizer)
@@ -234,7 +234,7 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="warmup must be at least 1"):
         GraphedCriticStep(critic, optimizer, warmup=0)
     with pytest.raises(TypeError, match="step must be callable"):
-        graphed(3)  # type: ignore[arg-type]  # on purpose
+        graphed(3)
     step = GraphedCriticStep(critic, optimizer, n_critic=2)
     with pytest.raises(ValueError, match="fake must hold 2 batches, one a step; got 1"):
         step(real, fake[:1])

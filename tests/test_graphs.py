@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -161,21 +162,27 @@ def test_a_step_that_only_adds_gradients() -> None:
         step(x)
 
 
+def structured_step(network: nn.Module, set_to_none: bool) -> Callable[[dict[str, Any], float], list[Any]]:
+    """A step function of ``network`` that takes and gives nested values."""
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+
+    def step(batch: dict[str, Any], scale: float) -> list[Any]:
+        optimizer.zero_grad(set_to_none=set_to_none)
+        loss = scale * (network(batch["x"]) - batch["y"]).square().mean()
+        loss.backward()
+        optimizer.step()
+        return [loss, {"scale": scale}]
+
+    return step
+
+
 @pytest.mark.parametrize("set_to_none", [True, False])
 def test_any_step_and_any_structure(set_to_none: bool) -> None:
     networks = [nn.Linear(2, 1), nn.Linear(2, 1)]
     networks[1].load_state_dict(networks[0].state_dict())
     losses: list[list[float]] = []
     for network, enabled in zip(networks, (False, True)):
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-
-        def step(batch: dict[str, Any], scale: float) -> list[Any]:
-            optimizer.zero_grad(set_to_none=set_to_none)  # noqa: B023 - used within the round
-            loss = scale * (network(batch["x"]) - batch["y"]).square().mean()  # noqa: B023
-            loss.backward()
-            optimizer.step()  # noqa: B023
-            return [loss, {"scale": scale}]
-
+        step = structured_step(network, set_to_none)
         run = graphed(step, enabled=enabled, warmup=2)
         generator = torch.Generator().manual_seed(0)
         losses.append([])

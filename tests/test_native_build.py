@@ -226,7 +226,7 @@ def test_each_kernel_is_compiled_for_each_capability() -> None:
     kernels = [path.stem for path in (CSRC / "cpu").glob("*_cpu.cpp")]
     for kernel in kernels:
         mine = [command for command in commands if f"/{kernel}.cpp" in command]
-        found = {re.search(r"WGANGP_FAST_CAPABILITY=(\w+)", command)[1]: command for command in mine}  # type: ignore[index]
+        found = {re.search(r"WGANGP_FAST_CAPABILITY=(\w+)", command)[1]: command for command in mine}
         assert set(found) == set(one.capabilities())
         if "avx512" in found:
             assert "-mavx" not in found["baseline"]

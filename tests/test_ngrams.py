@@ -9,13 +9,7 @@ import torch
 from wgangp_fast.metrics import ngrams
 from wgangp_fast.metrics.ngrams import NGrams, ngram_js
 
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def counted(lines, n):

@@ -16,12 +16,7 @@ from wgangp_fast.train.trainer import Trainer
 SOME = ["abca", "", "bb", "  ", "aacdefgh"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def test_vocabulary_cut_and_padding():

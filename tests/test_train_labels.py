@@ -71,7 +71,7 @@ def test_the_critics_loss_is_the_hand_written_one(loss: str, penalty: str) -> No
     critic = TwoHeads()
     real, fake, alpha = torch.randn(7, 5).double(), torch.randn(7, 5).double(), torch.rand(7).double()
     labels = torch.tensor([0, 2, 1, 1, 0, 2, 2])
-    config = Config(loss=loss, penalty=penalty, acgan_critic=0.7, lambda_gp=3.0)  # type: ignore[arg-type]
+    config = Config(loss=loss, penalty=penalty, acgan_critic=0.7, lambda_gp=3.0)
     found = Objective(critic, config)(real, fake, alpha, labels)
     found.loss.backward()
     ours = [p.grad.clone() for p in critic.parameters() if p.grad is not None]
@@ -383,8 +383,8 @@ def test_the_commands_know_labels(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert torch.equal(run.draw(6, 5, label=7), run.generator(z, labels)[:6].float())
     assert torch.equal(run.draw(6, 5), run.generator(z, torch.arange(SAMPLE_BATCH) % 10)[:6].float())
     strips = sampling.strips(run, 3, 0, None)
-    assert sampling.strip_labels(run, 3, None).tolist() == [0] * 8 + [1] * 8 + [2] * 8  # type: ignore[union-attr]
-    assert sampling.strip_labels(run, 2, 4).tolist() == [4] * 16  # type: ignore[union-attr]
+    assert sampling.strip_labels(run, 3, None).tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert sampling.strip_labels(run, 2, 4).tolist() == [4] * 16
     assert len(strips) == 24
     common = ["--run", str(path), "--device", "cpu", "--num", "8"]
     for name, flags in (("a.npy", ["--label", "3"]), ("b.npy", []), ("c.npy", ["--interpolate"])):

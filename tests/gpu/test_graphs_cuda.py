@@ -112,21 +112,26 @@ def test_bfloat16_autocast() -> None:
         step(*data)
 
 
+def plain_step(module: nn.Module) -> Callable[[dict[str, Tensor]], Tensor]:
+    """A step function of ``module`` with an optimiser of its own."""
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+
+    def step(batch: dict[str, Tensor]) -> Tensor:
+        optimizer.zero_grad()
+        loss = (module(batch["x"]) - batch["y"]).square().mean()
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step
+
+
 def test_any_step() -> None:
     network, other = nn.Linear(2, 1).cuda(), nn.Linear(2, 1).cuda()
     other.load_state_dict(network.state_dict())
     losses = []
     for module, enabled in ((network, False), (other, True)):
-        optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-
-        def step(batch: dict[str, Tensor]) -> Tensor:
-            optimizer.zero_grad()  # noqa: B023 - used within the round
-            loss = (module(batch["x"]) - batch["y"]).square().mean()  # noqa: B023 - used within the round
-            loss.backward()
-            optimizer.step()  # noqa: B023 - used within the round
-            return loss
-
-        run = make_graphed_step(step, enabled=enabled)
+        run = make_graphed_step(plain_step(module), enabled=enabled)
         data = torch.Generator().manual_seed(0)
         for _ in range(CALLS):
             x, y = torch.randn(2, 4, 2, generator=data).cuda()
