@@ -25,7 +25,8 @@ from torch import Tensor, fx
 
 from .derive import derive
 from .split import Captured, split
-from .trace import CaptureError, NotNow, trace
+from .errors import CaptureError, NotNow
+from .trace import trace
 
 
 @dataclass

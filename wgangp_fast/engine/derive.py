@@ -18,7 +18,7 @@ from torch import Tensor, fx
 
 from ..rules import Rule, Site, rule_of
 from ..rules.registry import bind, plus
-from .sweeps import CONSTANT, POINTS, WHOLE, DeriveError, NodeInfo, Sweeps
+from .sweeps import POINTS, WHOLE, DeriveError, NodeInfo, Sweeps, differentiable, differentiable_ancestors
 from .writer import (
     Arguments,
     Number,
@@ -72,20 +72,24 @@ class Derivation:
     # structure ------------------------------------------------------------------------------------
 
     def _analyse(self) -> None:
-        """Which nodes move with x, and which lie on a path from a wanted leaf."""
+        """Which nodes move with x, and which lie on a path from a wanted leaf, as autograd would see it.
+
+        A node may need an adjoint and not move: a parameter times a mask of x, a table looked up at an index.
+        """
+        reaching = differentiable_ancestors(self.score)
         for node in self.calls:
-            if node.meta.get("no_grad") or node.target in CONSTANT or node.target is aten.copy_.default:
+            if node not in reaching or not differentiable(node):
                 continue
             if node.target is operator.getitem:
                 source, index = args_of(node)
                 if (
-                    source in self.moves
+                    source in self.rules
                     and index in self._moving_outputs(source)
                     and is_float(value_of(node))
                 ):
-                    self.moves.add(node)
-                if source in self.needed and is_float(value_of(node)):
-                    self.needed.add(node)
+                    for having in (self.moves, self.needed):
+                        if source in having:
+                            having.add(node)
                 continue
             val = value_of(node)
             if not (is_float(val) or isinstance(val, (tuple, list))):
@@ -96,12 +100,12 @@ class Derivation:
             if not active and not needed:
                 continue
             site = self.sites[node] = self._site(node, active)
-            rule = self.rules[node] = self._rule(
+            self.rules[node] = self._rule(
                 node, site, active or frozenset(s for s, n in slots.items() if n in self.needed)
             )
             if active and self._moving_outputs(node):
                 self.moves.add(node)
-            if needed and (active or rule.inline):
+            if needed:
                 self.needed.add(node)
 
     def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str]) -> Rule:
@@ -404,7 +408,7 @@ class Derivation:
         )
 
     def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> NodeInfo:
-        rule = self.rules.get(node) if node in self.moves else None
+        rule = self.rules.get(node) if node in self.moves or node in self.needed else None
         return NodeInfo(
             node.name,
             _operator_name(node.target),

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from .. import checks, cudagraph
 from ..backend import BackendError
 from ..ops.registry import KERNELS, Kernels
+from .effects import EFFECTS, write
 from .sweeps import Sweeps
 
 Run = Callable[..., Any]
@@ -127,7 +128,9 @@ def _plain(module: fx.GraphModule, kernels: Kernels) -> fx.GraphModule:
     for node in copied.nodes:
         if node.op != "call_function":
             continue
-        if id(node.target) in names:
+        if node.target in EFFECTS:
+            node.target = write  # compiled code has no .data, and saves nothing for a later backward pass
+        elif id(node.target) in names:
             node.target = KERNELS[names[id(node.target)]].reference
         elif getattr(node.target, "__module__", "") == "wgangp_fast_plan":
             kernel = KERNELS.get(getattr(node.target, "__name__", ""))

@@ -77,13 +77,6 @@ CHEAP = {
 REPEATABLE = {*MULTIPLIERS, KERNELS["bias_act_grad"].call}
 
 
-def _store(buffer: Any, value: Any) -> Any:
-    """As the library's batch norm updates its statistics: what saved the buffer for its backward pass, a
-    score of the same critic, does not take it for changed."""
-    buffer.data.copy_(value)
-    return buffer
-
-
 #: operator -> the binding that takes the same arguments
 DIRECT: dict[Any, Any] = {
     aten.convolution.default: torch.convolution,
@@ -102,7 +95,6 @@ DIRECT: dict[Any, Any] = {
     aten.permute.default: torch.permute,
     aten.transpose.int: torch.transpose,
     aten.cat.default: torch.cat,
-    aten.copy_.default: _store,
     # a product chosen by us may lay its result out as the critic's own would not
     aten.view.default: torch.reshape,
     aten._unsafe_view.default: torch.reshape,

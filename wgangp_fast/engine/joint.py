@@ -21,7 +21,7 @@ from .derive import Derivation
 from .mirrors import Apart, Mirrors, check_independent
 from .split import Captured
 from .sweeps import REST, WHOLE, Sweeps
-from .trace import CaptureError, NotNow
+from .errors import CaptureError, NotNow
 from .writer import PlanSite, value_of
 
 Critic = Callable[[Tensor], Any]

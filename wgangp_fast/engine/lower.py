@@ -19,6 +19,7 @@ from ..ops.registry import KERNELS, Kernels, acc
 from ..rules import products
 from ..rules.registry import bind
 from .pooling import merge_pooling
+from .sweeps import moves_with
 from .writer import args_of, value_of
 
 aten = torch.ops.aten
@@ -78,10 +79,7 @@ class Lowering:
 
     def __init__(self, graph: fx.Graph, x: fx.Node, on_cpu: bool) -> None:
         self.graph, self.on_cpu = graph, on_cpu
-        self.moves = {x}
-        for node in graph.nodes:
-            if node.op == "call_function" and any(source in self.moves for source in node.all_input_nodes):
-                self.moves.add(node)
+        self.moves = moves_with(x)
 
     def run(self) -> None:
         for node in list(self.graph.nodes):

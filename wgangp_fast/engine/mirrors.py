@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from .sweeps import CONSTANT, POINTS, REST, WHOLE
-from .trace import CaptureError
+from .errors import CaptureError
 from .writer import result_of, value_of
 
 aten = torch.ops.aten

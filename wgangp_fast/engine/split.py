@@ -14,7 +14,10 @@ from typing import Any
 from torch import Tensor, fx, ops
 
 from ..rules.registry import bind, find
-from .trace import CaptureError
+from ..rules.replace_data import replace_data
+from .errors import CaptureError
+from .effects import EFFECTS, give_data, write
+from .trace import Effect
 from .writer import args_of, is_float, result_of, sweep, value_of
 
 aten = ops.aten
@@ -61,7 +64,7 @@ class Captured:
         return _has_effects(self.critic) or (self.prologue is not None and _has_effects(self.prologue.graph))
 
 
-def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Captured:
+def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> Captured:
     graph = traced.graph
     inputs = [n for n in graph.nodes if n.op == "placeholder"]
     x_index = _find_x(gm)
@@ -76,7 +79,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[int]) -> Cap
     moving = _depends_on(graph, {x})
 
     score, plan = None, []
-    updated = dict(zip(new_values, mutated))
+    updated = {value: i for value, (i, _) in zip(new_values, mutated)}
     for position, out in enumerate(outputs):
         if isinstance(out, fx.Node) and out in updated:
             plan.append(("input", updated[out]))  # the mutated buffer itself, as in eager code
@@ -139,7 +142,7 @@ class _Splitter:
 
     def __init__(self, traced: fx.GraphModule, inputs: list[fx.Node], x_index: int, moving: set[fx.Node],
                  score: fx.Node, outputs: list[Any], plan: list[tuple[str, int]],
-                 effects: list[tuple[int, fx.Node]]) -> None:  # fmt: skip
+                 effects: list[tuple[Effect, fx.Node]]) -> None:  # fmt: skip
         self.traced, self.inputs, self.x_index, self.moving = traced, inputs, x_index, moving
         self.score, self.outputs, self.plan, self.effects = score, outputs, plan, effects
         self.calls = [n for n in traced.graph.nodes if n.op in ("call_function", "get_attr")]
@@ -157,11 +160,12 @@ class _Splitter:
         here[x] = self._leaf(critic, x)
         sources: list[tuple[str, int]] = []
         from_prologue: list[fx.Node] = []
-        effects = {value: i for i, value in self.effects}
+        late = [
+            (i, value) for (i, _), value in self.effects if value not in before and value not in self.inputs
+        ]
         body = [n for n in self.calls if n not in before]
         used = {s for n in body for s in n.all_input_nodes} | {self.score}
-        used |= {self.inputs[i] for i, value in self.effects if value in self.moving or value not in before}
-        used |= {value for value in effects if value not in before}
+        used |= {node for i, value in late for node in (self.inputs[i], value)}
         for node in (*self.inputs, *self.calls):
             crossing = node in before or node in self.inputs
             if node is x or node not in used or not crossing:
@@ -178,11 +182,13 @@ class _Splitter:
                 raise CaptureError("the critic creates a tensor constant")
             here[node] = critic.node_copy(node, here.__getitem__)
             here[node].meta = dict(node.meta)
-        for i, value in self.effects:
+        for (i, replaces), value in self.effects:
+            effect = give_data if replaces else write
             if value in before or value in self.inputs:
-                prologue.call_function(aten.copy_.default, (held[self.inputs[i]], held[value]))
+                if not self._is_given(value):
+                    prologue.call_function(effect, (held[self.inputs[i]], held[value]))
             else:
-                update = critic.call_function(aten.copy_.default, (here[self.inputs[i]], here[value]))
+                update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
                 update.meta = {"val": value_of(value), "no_grad": True}
         critic.output(here[self.score])
         extras = self._extras(held, from_prologue)
@@ -199,7 +205,22 @@ class _Splitter:
         leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
         return leaf
 
+    def _is_given(self, node: fx.Node) -> bool:
+        """Whether the node is an input just after ``input.data = ...``."""
+        if node.target is not replace_data:
+            return False
+        base = node
+        while base.target is replace_data:
+            (base, _) = args_of(base)
+        return any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
+
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
+        if self._is_given(node):
+            # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
+            return prologue.call_function(give_data, tuple(held[n] for n in args_of(node)))
+        if node.target is aten.copy.default:  # has no derivative of its own
+            like, source = args_of(node)[:2]
+            return prologue.call_function(_copied, (held[like], held[source]))
         new = prologue.node_copy(node, held.__getitem__)
         new.meta = dict(node.meta)
         if node.meta.get("no_grad") and is_float(value_of(node)):
@@ -256,8 +277,13 @@ class _Splitter:
         return extras
 
 
+def _copied(like: Tensor, source: Tensor) -> Tensor:
+    """``aten.copy(like, source)``, which functionalisation makes of ``like.copy_(source)``, for autograd."""
+    return source.to(like.dtype).expand(like.shape)
+
+
 def _has_effects(graph: fx.Graph) -> bool:
-    return any(n.target is aten.copy_.default for n in graph.nodes)
+    return any(n.target in EFFECTS for n in graph.nodes)
 
 
 def _batch_norm(graph: fx.Graph) -> str | None:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from .effects import EFFECTS
+
 aten = torch.ops.aten
 
 #: operators whose result carries no derivative, although autograd may hand explicit zeros through them
@@ -22,6 +24,40 @@ CONSTANT = {
         *(("new_full", "default"), ("new_empty", "default"), ("round", "decimals")),
     )
 }
+
+
+def differentiable(node: fx.Node) -> bool:
+    """Whether autograd records the operator, if one of its inputs carries a gradient."""
+    return not node.meta.get("no_grad") and node.target not in CONSTANT and node.target not in EFFECTS
+
+
+def differentiable_ancestors(result: fx.Node) -> set[fx.Node]:
+    """The nodes that autograd can reach from ``result``; of all others no derivative is ever asked."""
+    found, stack = {result}, [result]
+    while stack:
+        node = stack.pop()
+        for source in node.all_input_nodes if differentiable(node) else ():
+            value = source.meta.get("val")
+            whole = not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
+            if whole and source not in found:
+                found.add(source)
+                stack.append(source)
+    return found
+
+
+def moves_with(x: fx.Node) -> set[fx.Node]:
+    """The nodes whose value autograd sees change with ``x``."""
+    found = {x}
+    for node in x.graph.nodes:
+        if (
+            node.op == "call_function"
+            and differentiable(node)
+            and any(n in found for n in node.all_input_nodes)
+        ):
+            value = node.meta.get("val")
+            if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
+                found.add(node)
+    return found
 
 
 #: rows of a batch: the penalty points, which every sweep has; all others (none, but in ``joint``); both

@@ -9,15 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from .errors import CaptureError
+from .history import RecordHistory
 from .writer import is_float
-
-
-class CaptureError(Exception):
-    """The critic cannot be captured as one graph; the message says what stopped it."""
-
-
-class NotNow(CaptureError):
-    """Something around this call, not the critic, stands in the way of a capture."""
 
 
 @contextlib.contextmanager
@@ -39,8 +33,13 @@ def _tracing() -> Iterator[None]:
         torch.set_autocast_cache_enabled(cache)
 
 
-def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule, fx.GraphModule, list[int]]:
-    """Dynamo's graph as functional ATen; also which outputs are mutated inputs, in output order."""
+Effect = tuple[int, bool]  # an input's position, and whether it gets other memory (``t.data = ...``)
+
+
+def trace(
+    gm: fx.GraphModule, example_inputs: list[Any]
+) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
+    """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
     from torch._functorch._aot_autograd.functional_utils import from_fun, to_fun
     from torch._subclasses.functional_tensor import FunctionalTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
@@ -69,14 +68,16 @@ def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule
                 for size in (*example.shape, *example.stride()):
                     int(size)  # a guard: shapes are static, each has a graph of its own
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
-    mutated: list[int] = []
+    mutated: list[Effect] = []
 
     def functional(*inputs: Any) -> list[Any]:
         mutated.clear()
         with FunctionalTensorMode():
             wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
             results = []
-            for result in gm(*wrapped):
+            with RecordHistory() as history:
+                scored = gm(*wrapped)
+            for result in scored:
                 if isinstance(result, Tensor):
                     torch._sync(result)
                     result = from_fun(result)
@@ -86,12 +87,15 @@ def trace(gm: fx.GraphModule, example_inputs: list[Any]) -> tuple[fx.GraphModule
                     torch._sync(held)
                     value = from_fun(held)
                     if value is not given:
-                        mutated.append(i)
+                        mutated.append((i, any(held is tensor for tensor in history.replaced)))
                         results.append(value)
         return results
 
     with _tracing(), mode, _recorded_grad_mode():
-        traced = make_fx(functional, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
+        # An empty table: with none, torch 2.14 and later rewrite detach into alias, which has a derivative.
+        traced = make_fx(
+            functional, decomposition_table={}, tracing_mode="real", _allow_non_fake_inputs=True
+        )(*fakes)
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     _check_static(traced)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import attention, bilinear, elementwise, kernels, linear_map, norm
+from . import attention, bilinear, elementwise, kernels, linear_map, norm, replace_data
 from .generic import Generic
 from .registry import Rule, Site, find
 
@@ -16,6 +16,7 @@ __all__ = [
     "kernels",
     "linear_map",
     "norm",
+    "replace_data",
     "rule_of",
 ]
 

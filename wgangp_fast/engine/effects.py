@@ -1,0 +1,40 @@
+"""How a captured critic writes into its inputs: running statistics, the vectors of spectral norm, ``t.data = ...``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+
+
+def _effect(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+    described: Any = function
+    described._schema = torch._C.parse_schema(
+        f"wgangp_fast::{function.__name__}(Tensor(a!) self, Tensor value) -> Tensor(a!)"
+    )
+    described.tags = ()
+    return described
+
+
+@_effect
+def write(tensor: Tensor, value: Tensor) -> Tensor:
+    """In place, as the library's batch norm updates its statistics: a score of the same critic that saved the tensor
+    for its backward pass does not take it for changed. (Where that matters stock code raises, so nobody has it.)"""
+    tensor.data.copy_(value)
+    return tensor
+
+
+@_effect
+def give_data(tensor: Tensor, value: Tensor) -> Tensor:
+    """``tensor.data = value``: other memory for the same tensor."""
+    if checks.capturing(tensor.device):  # a replay runs no Python: the numbers have to be where they were
+        return write(tensor, value)
+    tensor.data = value.detach()
+    return tensor
+
+
+EFFECTS = {write, give_data}

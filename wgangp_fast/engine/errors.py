@@ -1,0 +1,11 @@
+"""Why a critic is not captured."""
+
+from __future__ import annotations
+
+
+class CaptureError(Exception):
+    """The critic cannot be captured as one graph; the message says what stopped it."""
+
+
+class NotNow(CaptureError):
+    """Something around this call, not the critic, stands in the way of a capture."""

@@ -1,0 +1,111 @@
+"""What autograd records of in-place changes, kept through functionalisation.
+
+Functionalisation turns ``h.clamp_()`` into a new value of ``h``. Which derivative the new value has is a question for
+autograd, and it sees tensors, not values: a change under ``no_grad`` leaves the history of ``h`` as it was, also where it
+is made through a view or a detached alias; a view taken under ``no_grad`` never has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..rules.replace_data import replace_data
+from .errors import CaptureError
+
+aten = torch.ops.aten
+_NEW_MEMORY = {getattr(aten.set_, overload) for overload in aten.set_.overloads()}
+
+
+class RecordHistory(TorchDispatchMode):
+    """Runs above functionalisation, below autograd: sees each operator with the tensors that autograd saw.
+
+    Functionalisation brings an alias up to date when it is next read. Here that happens in a step of its own, with
+    gradients on, so that the grad mode of a reader never decides the derivative of what it reads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.roots: dict[
+            Any, Tensor
+        ] = {}  # storage -> the first tensor seen of it, of which the others are views
+        self.detached: set[Any] = set()  # storages with an alias that has no history
+        self.replaced: list[Tensor] = []  # tensors that were given other memory (``t.data = ...``)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        from torch._subclasses.functional_tensor import FunctionalTensor
+
+        kwargs = kwargs or {}
+        given = [v for v in tree_leaves((args, kwargs)) if isinstance(v, FunctionalTensor)]
+        for tensor in given:
+            self._refresh(tensor)
+        if not func._schema.is_mutable:
+            result = func(*args, **kwargs)
+            if func is aten.detach.default and given:
+                self.detached.add(_storage(given[0]))
+            return result
+        changed = list(_written(func, args, kwargs))
+        given_data = func in _NEW_MEMORY
+        if given_data:
+            self.replaced += changed
+        roots = {_storage(t): self.roots[_storage(t)] for t in changed if isinstance(t, FunctionalTensor)}
+        before = {key: _value(root) for key, root in roots.items()}
+        tracked = torch.is_grad_enabled() and any(t.requires_grad for t in given)
+        if tracked and not self.detached.isdisjoint(roots):
+            raise CaptureError(
+                "the critic changes in place a tensor that shares its memory with a detached one"
+            )
+        result = func(*args, **kwargs)
+        for key, root in roots.items():
+            self._refresh(root)
+            if given_data or not tracked and (root.requires_grad or any(t.requires_grad for t in changed)):
+                self._keep_history(root, before[key])
+        for tensor in changed:
+            if isinstance(tensor, FunctionalTensor):
+                self._refresh(tensor)
+        return result
+
+    def _refresh(self, tensor: Tensor) -> None:
+        """Bring an alias up to date with what was written through others."""
+        self.roots.setdefault(_storage(tensor), tensor)
+        before = _value(tensor)
+        with torch.enable_grad():
+            torch._sync(tensor)
+            after = _value(tensor)
+            if after is not before and not tensor.requires_grad and after.is_floating_point():
+                _replace(tensor, after.detach())
+
+    def _keep_history(self, root: Tensor, before: Tensor) -> None:
+        after = _value(root)
+        if before.shape != after.shape or before.dtype != after.dtype:
+            raise CaptureError("the critic gives a tensor that carries a gradient data of another shape")
+        if after is not before and (after.dtype.is_floating_point or after.dtype.is_complex):
+            with torch.enable_grad():
+                _replace(root, replace_data(before, after))
+                torch._functionalize_commit_update(root.elem)
+                torch._sync(root)
+
+
+def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+    """The arguments that an operator writes into."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = kwargs[argument.name] if argument.name in kwargs else (args[i] if i < len(args) else None)
+            yield from value if isinstance(value, (list, tuple)) else () if value is None else (value,)
+
+
+def _storage(tensor: Tensor) -> Any:
+    return tensor.untyped_storage()._cdata
+
+
+def _value(tensor: Any) -> Tensor:
+    return torch._from_functional_tensor(tensor.elem)
+
+
+def _replace(tensor: Any, value: Tensor) -> None:
+    torch._functionalize_replace(tensor.elem, value)

@@ -1,0 +1,31 @@
+"""An in-place change that autograd does not record, as an operator: new numbers, the old history.
+
+``h.clamp_(max=2)`` under ``torch.no_grad()``, ``h.detach().mul_(2)`` and ``h.data = ...`` change the numbers of ``h``;
+autograd goes on to differentiate as if ``h`` were what it was made of (``F.cosine_similarity`` clamps its norms so).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .linear_map import LinearMap
+from .registry import add_rule
+
+_library = torch.library.Library("wgangp_fast", "FRAGMENT")
+_library.define("replace_data(Tensor self, Tensor data) -> Tensor")
+_library.impl("replace_data", lambda self, data: data.clone(), "CompositeExplicitAutograd")
+
+
+def _gradients(_: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    return gradient, None
+
+
+torch.library.register_autograd("wgangp_fast::replace_data", _gradients, lib=_library)
+
+#: ``(self, data) -> `` the numbers of ``data`` with the derivative of ``self``; both of one shape and dtype
+replace_data = torch.ops.wgangp_fast.replace_data.default
+
+add_rule(LinearMap(lambda site, g: g, lambda site, t: t), replace_data)
