@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, fx
 
 from .derive import derive
-from .split import Captured, split
 from .errors import CaptureError, NotNow
+from .split import Captured, split
 from .trace import trace
 
 

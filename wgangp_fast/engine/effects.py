@@ -1,4 +1,4 @@
-"""How a captured critic writes into its inputs: running statistics, the vectors of spectral norm, ``t.data = ...``."""
+"""How a captured critic writes into its inputs: running statistics, ``t.data = ...``."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def _effect(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
 
 @_effect
 def write(tensor: Tensor, value: Tensor) -> Tensor:
-    """In place, as the library's batch norm updates its statistics: a score of the same critic that saved the tensor
-    for its backward pass does not take it for changed. (Where that matters stock code raises, so nobody has it.)"""
+    """In place, as the library's batch norm updates its statistics: a score of the same critic that saved the
+    tensor for its backward pass does not take it for changed. Where that would matter stock code raises."""
     tensor.data.copy_(value)
     return tensor
 

@@ -1,8 +1,8 @@
 """What autograd records of in-place changes, kept through functionalisation.
 
-Functionalisation turns ``h.clamp_()`` into a new value of ``h``. Which derivative the new value has is a question for
-autograd, and it sees tensors, not values: a change under ``no_grad`` leaves the history of ``h`` as it was, also where it
-is made through a view or a detached alias; a view taken under ``no_grad`` never has one.
+Functionalisation turns ``h.clamp_()`` into a new value of ``h``. Which derivative that has is a question
+for autograd, which follows tensors, not values: a change under ``no_grad`` leaves the history of ``h`` as it
+was, also where it is made through a view or a detached alias; a view taken under ``no_grad`` never has one.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _NEW_MEMORY = {getattr(aten.set_, overload) for overload in aten.set_.overloads(
 class RecordHistory(TorchDispatchMode):
     """Runs above functionalisation, below autograd: sees each operator with the tensors that autograd saw.
 
-    Functionalisation brings an alias up to date when it is next read. Here that happens in a step of its own, with
-    gradients on, so that the grad mode of a reader never decides the derivative of what it reads.
+    Functionalisation brings an alias up to date when it is next read. Here that is a step of its own, with
+    gradients on, so that the grad mode of the reader does not decide the derivative of what it reads.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class RecordHistory(TorchDispatchMode):
         result = func(*args, **kwargs)
         for key, root in roots.items():
             self._refresh(root)
-            if given_data or not tracked and (root.requires_grad or any(t.requires_grad for t in changed)):
+            if given_data or (not tracked and (root.requires_grad or any(t.requires_grad for t in changed))):
                 self._keep_history(root, before[key])
         for tensor in changed:
             if isinstance(tensor, FunctionalTensor):
@@ -87,7 +87,7 @@ class RecordHistory(TorchDispatchMode):
         if after is not before and (after.dtype.is_floating_point or after.dtype.is_complex):
             with torch.enable_grad():
                 _replace(root, replace_data(before, after))
-                torch._functionalize_commit_update(root.elem)
+                torch._functionalize_commit_update(_elem(root))
                 torch._sync(root)
 
 
@@ -103,9 +103,13 @@ def _storage(tensor: Tensor) -> Any:
     return tensor.untyped_storage()._cdata
 
 
-def _value(tensor: Any) -> Tensor:
-    return torch._from_functional_tensor(tensor.elem)
+def _value(tensor: Any) -> Any:
+    return torch._from_functional_tensor(_elem(tensor))
 
 
 def _replace(tensor: Any, value: Tensor) -> None:
-    torch._functionalize_replace(tensor.elem, value)
+    torch._functionalize_replace(_elem(tensor), value)
+
+
+def _elem(tensor: Any) -> Any:
+    return tensor.elem

@@ -18,10 +18,10 @@ from ..rules.bilinear import Bilinear
 from ..rules.registry import Rule
 from . import capture
 from .derive import Derivation
+from .errors import CaptureError, NotNow
 from .mirrors import Apart, Mirrors, check_independent
 from .split import Captured
 from .sweeps import REST, WHOLE, Sweeps
-from .errors import CaptureError, NotNow
 from .writer import PlanSite, value_of
 
 Critic = Callable[[Tensor], Any]

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .sweeps import CONSTANT, POINTS, REST, WHOLE
 from .errors import CaptureError
+from .sweeps import CONSTANT, POINTS, REST, WHOLE
 from .writer import result_of, value_of
 
 aten = torch.ops.aten

@@ -31,15 +31,19 @@ def differentiable(node: fx.Node) -> bool:
     return not node.meta.get("no_grad") and node.target not in CONSTANT and node.target not in EFFECTS
 
 
+def _may_carry(node: fx.Node) -> bool:
+    """Whether the value may have a derivative: integers and truth values do not, members of a tuple may."""
+    value = node.meta.get("val")
+    return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
+
+
 def differentiable_ancestors(result: fx.Node) -> set[fx.Node]:
     """The nodes that autograd can reach from ``result``; of all others no derivative is ever asked."""
     found, stack = {result}, [result]
     while stack:
         node = stack.pop()
         for source in node.all_input_nodes if differentiable(node) else ():
-            value = source.meta.get("val")
-            whole = not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
-            if whole and source not in found:
+            if _may_carry(source) and source not in found:
                 found.add(source)
                 stack.append(source)
     return found
@@ -49,14 +53,9 @@ def moves_with(x: fx.Node) -> set[fx.Node]:
     """The nodes whose value autograd sees change with ``x``."""
     found = {x}
     for node in x.graph.nodes:
-        if (
-            node.op == "call_function"
-            and differentiable(node)
-            and any(n in found for n in node.all_input_nodes)
-        ):
-            value = node.meta.get("val")
-            if not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex():
-                found.add(node)
+        recorded = node.op == "call_function" and differentiable(node) and _may_carry(node)
+        if recorded and any(source in found for source in node.all_input_nodes):
+            found.add(node)
     return found
 
 

@@ -1,7 +1,7 @@
 """An in-place change that autograd does not record, as an operator: new numbers, the old history.
 
-``h.clamp_(max=2)`` under ``torch.no_grad()``, ``h.detach().mul_(2)`` and ``h.data = ...`` change the numbers of ``h``;
-autograd goes on to differentiate as if ``h`` were what it was made of (``F.cosine_similarity`` clamps its norms so).
+``h.clamp_(max=2)`` under ``torch.no_grad()``, ``h.detach().mul_(2)`` and ``h.data = ...`` change the numbers
+of ``h``; its derivative stays that of what it was made of. ``F.cosine_similarity`` clamps its norms so.
 """
 
 from __future__ import annotations
