@@ -26,7 +26,7 @@ LAYERS = (
     ("ops",),
     ("rules",),
     ("engine",),
-    ("autograd",),
+    ("autograd", "neutral"),
     ("penalty",),
     ("compat", "loss"),
     ("graphs",),

@@ -15,6 +15,8 @@ from torch import Tensor
 from . import checks, wrappers
 from .backend import compile_boundary
 from .execution import EXECUTORS, execution
+from .neutral import points_like, samples
+from .penalty import planned
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -134,26 +136,27 @@ def explain(
         4.0
     """
     checks.samples("x", x)
-    from .engine import capture, joint, plan
-    from .engine.sweeps import DeriveError
+    from .engine import capture, joint, refusals
 
     how = execution(False, executor)
     subject, apart = "critic loss" if loss else "penalty", ""
-    bare, points = wrappers.unwrap(critic), x.detach().requires_grad_()
+    bare, x = wrappers.unwrap(critic), samples(x).detach()
+    points = points_like(x).requires_grad_()
+    capture.entry(bare).refusals.clear()  # what is asked is whether it can be captured now
     try:
         with torch.enable_grad():
             if loss:
                 whole = torch.cat([x.detach()] * 3).requires_grad_()
                 bound = joint.bind(bare, output, points, whole)
                 if isinstance(bound, capture.Binding):
-                    found = plan.plan_of(bound, wants_x=False, how=how, joint=True)
+                    found = planned(bound, wants_x=False, how=how, joint=True)
                     batch = whole.unflatten(0, (3, -1)) if found.mapped else whole
                     return _explain(found, batch, bound.leaves, subject, apart)
                 apart = bound
             binding = capture.bind(bare, output, points)
-            found = plan.plan_of(binding, wants_x=False, how=how)
-    except (capture.CaptureError, DeriveError) as error:
-        return Explanation("stock", str(error), subject, apart)
+            found = planned(binding, wants_x=False, how=how)
+    except capture.CaptureError as error:
+        return Explanation("stock", refusals.with_remedy(error), subject, apart)
     return _explain(found, x, binding.leaves, subject, apart)
 
 

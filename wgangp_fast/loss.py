@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from . import backend, checks, wrappers
 from .autograd import CriticLossFunction, LossCall
 from .execution import Execution, execution
+from .neutral import plain, points_like, samples
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
-from .ops.registry import Kernels, result_like
+from .ops.registry import Kernels
 from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored
 
 
@@ -110,13 +111,14 @@ def _together(
     critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
 ) -> CriticLossOutput | None:
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
-    weights = asked.weights
+    real, fake = samples(real), plain(fake)
+    weights = None if asked.weights is None else plain(asked.weights)
     wants_x = torch.is_grad_enabled() and (
         real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
     )
     kernels = Kernels.of(asked.chosen, real.device.type)
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
-    like = real.detach() if real.is_contiguous() else result_like(real.detach(), "samples")
+    like = points_like(real)
     n, *rest = like.shape
     strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
     whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -20,9 +18,13 @@ from .autograd import (
     MlpPenaltyFunction,
 )
 from .execution import DEFAULT, Execution, execution
+from .neutral import plain, points_like, samples
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
+
+if TYPE_CHECKING:
+    from .engine.errors import CaptureError
 
 Critic = Callable[[Tensor], Any]
 Output = Callable[[Any], Tensor]
@@ -115,14 +117,16 @@ def penalty_and_norms(
     """The penalty and, without history, the norms ``[N]``; checked arguments, an unwrapped critic."""
     kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
     key = (0, 0) if weights is not None else draw_key(generator, real.device)
-    refusal = None
+    given, refusal, plan = (real, fake), None, None
+    real, fake = samples(real), plain(fake)
+    weights = None if weights is None else plain(weights)
+    # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
+    # known, which may make them in a kernel of its own.
+    like = points_like(real)
+    wants_x = torch.is_grad_enabled() and any(
+        v is not None and v.requires_grad for v in (real, fake, weights)
+    )
     if chosen != "ref":
-        wants_x = torch.is_grad_enabled() and (
-            real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
-        )
-        # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
-        # known, which may make them in a kernel of its own.
-        like = real.detach() if real.is_contiguous() else torch.empty_like(real)
         plan, leaves, refusal = _plan(critic, output, like, wants_x, kernels, how)
         if plan is not None and plan.mlp is not None:
             whole = MlpCall(plan, real, fake, weights, key, float(target), one_sided, REDUCTIONS[reduction])
@@ -130,10 +134,11 @@ def penalty_and_norms(
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
     weights = drawn if weights is None else weights
-    if chosen != "ref" and plan is not None:
+    if plan is not None:
         points = (real, fake, weights) if wants_x else (None, None, None)
         call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
         return GradientPenaltyFunction.apply(call, *points, *leaves)
+    real, fake = given  # the critic may look at what it is given
     with torch.enable_grad(), wrappers.reaching() as reach:
         norms = reference.penalty_norms(
             scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1))
@@ -194,10 +199,11 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     critic, finish = wrappers.enter(critic)
     refusal = None
     if chosen != "ref":
-        points, wants_x = x.detach(), torch.is_grad_enabled() and x.requires_grad
+        own = plain(x)
+        points, wants_x = own.detach(), torch.is_grad_enabled() and own.requires_grad
         plan, leaves, refusal = _plan(critic, output, points, wants_x, Kernels.of(chosen, x.device.type))
         if plan is not None:
-            return finish(InputGradientFunction.apply(Call(plan, points), x, *leaves))
+            return finish(InputGradientFunction.apply(Call(plan, points), own, *leaves))
     with wrappers.reaching() as reach:
         gradient = reference.input_gradient(scored(critic, output), x)
     gradient = reach(gradient)
@@ -215,38 +221,26 @@ def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, im
 
 # the engine --------------------------------------------------------------------------------------
 
-_warned_batch_norm: set[int] = set()
-
-
-@functools.cache
-def _engine() -> Any:
-    """The engine's modules, imported by the first call: they bring Dynamo with them."""
-    from .engine import capture, plan
-    from .engine.sweeps import DeriveError
-
-    return capture, plan, (capture.CaptureError, DeriveError)
-
 
 class _Refusal:
     """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
 
-    def __init__(self, critic: Critic, error: Exception) -> None:
+    def __init__(self, critic: Critic, error: CaptureError) -> None:
         self.critic, self.error = critic, error
 
     def note(self) -> None:
-        from .engine import capture
+        from .engine import capture, refusals
 
-        entry = capture.entry(self.critic)
-        if entry.refused is not None or entry.warned:
+        entry, error = capture.entry(self.critic), self.error
+        if not isinstance(error, capture.NotNow):
+            entry.refused = str(error)
+        if str(error) in entry.warned:
             return
-        entry.warned = True
-        if not isinstance(self.error, capture.NotNow):
-            entry.refused = str(self.error)
-        warnings.warn(
+        entry.warned.add(str(error))
+        refusals.warn_user(
             f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one "
-            f"graph. {self.error} Remedy: remove what breaks the graph, or pass impl='ref' to accept it.",
+            f"graph. {refusals.with_remedy(error)}; or pass impl='ref' to accept it.",
             StockPathWarning,
-            stacklevel=3,
         )
 
 
@@ -259,20 +253,22 @@ def _plan(
     how: Execution = DEFAULT,
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
-    capture, plan, errors = _engine()
+    from .engine import capture  # by the first call: it brings Dynamo with it
+
     grad = torch.is_grad_enabled()
     try:
         torch._C._set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
         binding = capture.bind(critic, output, x.requires_grad_())
-    except errors as error:
+        torch._C._set_grad_enabled(grad)
+        found = planned(binding, wants_x, kernels, how)
+    except capture.CaptureError as error:
         x.requires_grad_(False)
         checks.stock_path_in_capture(x.device, error)
         return None, (), _Refusal(critic, error)
     finally:
         torch._C._set_grad_enabled(grad)
-    found = plan.plan_of(binding, wants_x, kernels, how)
     if binding.captured.batch_norm is not None:
-        _warn_batch_norm(binding.captured)
+        _warn_batch_norm(critic, binding.captured)
     return found, binding.leaves, None
 
 
@@ -286,31 +282,45 @@ def joint_plan(
     how: Execution,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
-    _, plan, errors = _engine()
-    from .engine import joint
+    from .engine import capture, joint
 
     grad = torch.is_grad_enabled()
     try:
         torch._C._set_grad_enabled(True)
         binding = joint.bind(critic, output, x.requires_grad_(), whole.requires_grad_())
-    except errors:
+        torch._C._set_grad_enabled(grad)
+        found = None if isinstance(binding, str) else planned(binding, wants_x, kernels, how, joint=True)
+    except capture.CaptureError:
         return None, ()
     finally:
         x.requires_grad_(False)
         torch._C._set_grad_enabled(grad)
-    if isinstance(binding, str):
-        return None, ()
-    return plan.plan_of(binding, wants_x, kernels, how, joint=True), binding.leaves
+    return (None, ()) if isinstance(binding, str) else (found, binding.leaves)
 
 
-def _warn_batch_norm(captured: Any) -> None:
-    if id(captured) not in _warned_batch_norm:
-        _warned_batch_norm.add(id(captured))
-        warnings.warn(
+def planned(binding: Any, *options: Any, **more: Any) -> Any:
+    """The plan for a binding; what cannot be planned is a refusal of that capture."""
+    from .engine import plan, refusals
+
+    try:
+        return plan.plan_of(binding, *options, **more)
+    except Exception as error:
+        refusals.raise_out_of_memory(error)
+        refused = refusals.explained(error)
+        binding.captured.refused = str(refused), refused.remedy
+        raise refused from error
+
+
+def _warn_batch_norm(critic: Critic, captured: Any) -> None:
+    from .engine import capture, refusals
+
+    entry = capture.entry(critic)
+    if captured.batch_norm not in entry.warned:
+        entry.warned.add(captured.batch_norm)
+        refusals.warn_user(
             f"the critic normalises over the batch ({captured.batch_norm}): the penalty is then not a "
             f"property of single samples (paper, section 4). Use GroupNorm(1, channels), a layer norm.",
             BatchNormWarning,
-            stacklevel=4,
         )
 
 

@@ -15,6 +15,7 @@ import logging
 import threading
 import types
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, fx
 
 from .derive import derive
 from .errors import CaptureError, NotNow
+from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
 from .trace import trace
 
@@ -39,7 +41,13 @@ class Binding:
 
 _set_eval_frame = torch._C._dynamo.eval_frame.set_eval_frame
 SCORE = object()  # what the backend returns in place of the score
+MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
+MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
 _slot = threading.local()
+
+
+class ManyCapturesWarning(UserWarning):
+    """The critic is captured again and again; the message says why, and what happens at last."""
 
 
 class _Miss(Exception):
@@ -79,26 +87,15 @@ def _mapped(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     return torch.vmap(one, randomness="different")(x)
 
 
-class _Entry:
-    """The compiled functions of one critic: its own code object, hence its own guards and limits."""
+class _Compiled:
+    """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
 
-    def __init__(self, number: int, body: Callable[..., Any] = _body) -> None:
-        # Dynamo keeps its memory of changing shapes by file, line and name: make those unique.
-        name = f"critic_{number}{'' if body is _body else '_mapped'}"
-        code = body.__code__.replace(co_name=name, co_firstlineno=100_000 + number)
-        function = types.FunctionType(code, body.__globals__, name)
-        self.number, self.function = number, function
-        self.compiled = torch.compile(function, backend=_backend, fullgraph=True)
-        self.refused: str | None = None
-        self.warned = False
-        self.apart: dict[Any, str] = {}  # kind of batch -> why it is not captured with its neighbours
-        self._mapped: _Entry | None = None
-
-    def mapped(self) -> _Entry:
-        """The entry of the same critic on several batches at once, ``[B, N, ...]``."""
-        if self._mapped is None:
-            self._mapped = _Entry(self.number, _mapped)
-        return self._mapped
+    def __init__(self, name: str, line: int, body: Callable[..., Any]) -> None:
+        # Dynamo keeps its memory of changing values by file, line and name: make those unique.
+        code = body.__code__.replace(co_name=name, co_firstlineno=line)
+        self.function = types.FunctionType(code, body.__globals__, name)
+        self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
+        self.made: list[weakref.ref[Captured]] = []
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
@@ -108,6 +105,71 @@ class _Entry:
             return self.function(*arguments)
         finally:
             _set_eval_frame(prior)
+
+    def count(self) -> int:
+        """Graphs that are alive."""
+        self.made = [reference for reference in self.made if reference() is not None]
+        return len(self.made)
+
+
+class _Entry:
+    """What is kept of one critic: compiled functions by kind of batch, and what was refused.
+
+    Attributes:
+        refused: why the last penalty ran on the stock path; None if it ran on the engine.
+        warned: what was said about it.
+        apart: kind of batch -> why it is not captured with its neighbours.
+    """
+
+    def __init__(self, number: int, body: Callable[..., Any] = _body) -> None:
+        self.number, self.body = number, body
+        self.kinds: dict[Any, _Compiled] = {}
+        self.refusals = Refusals()
+        self.refused: str | None = None
+        self.warned: set[str] = set()
+        self.apart: dict[Any, str] = {}
+        self._mapped: _Entry | None = None
+
+    def mapped(self) -> _Entry:
+        """The entry of the same critic on several batches at once, ``[B, N, ...]``."""
+        if self._mapped is None:
+            self._mapped = _Entry(self.number, _mapped)
+        return self._mapped
+
+    def at(self, x: Tensor) -> _Compiled:
+        """The compiled function for batches like ``x``."""
+        kind = (x.shape, x.stride(), x.dtype, x.device)
+        found = self.kinds.get(kind)
+        if found is None:
+            with _entries_lock:
+                name = f"critic_{self.number}{'' if self.body is _body else '_mapped'}_{len(self.kinds)}"
+                made = _Compiled(name, 100_000 + self.number, self.body)
+                found = self.kinds.setdefault(kind, made)
+        return found
+
+    def room(self) -> None:
+        """Say so, once, when captures become many, long before there is no room for more.
+
+        Raises:
+            CaptureError: there are :data:`MOST`.
+        """
+        counts = [kind.count() for kind in self.kinds.values()]
+        total, alike = sum(counts), max(counts)
+        if total < MANY and alike < MANY_ALIKE:
+            return
+        what = f"{total} captures of this critic are kept, one for each kind of batch"
+        remedy = "give it batches of few shapes (drop_last=True, padding)"
+        if alike >= MANY_ALIKE:
+            what = f"{alike} captures of this critic are kept for one kind of batch: a Python value changes"
+            remedy = "make that value a tensor, or a float attribute of the module"
+        if total >= MOST:
+            raise refusal(what, remedy)
+        if "many" not in self.warned:
+            self.warned.add("many")
+            warn_user(
+                f"{what}. Each takes time and memory; beyond {MOST} the stock path runs. Remedy: {remedy}.",
+                ManyCapturesWarning,
+            )
 
 
 _entries: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
@@ -160,8 +222,6 @@ def bind(
         TypeError: the critic returns something other than one tensor.
     """
     own = entry(critic).mapped() if mapped else entry(critic)
-    if own.refused is not None:
-        raise CaptureError(own.refused)
     _slot.binding, _slot.wanted = None, wanted
     if torch._C._len_torch_dispatch_stack():
         with _unobserved():
@@ -220,42 +280,56 @@ def _unobserved() -> Iterator[None]:
 
 
 def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
+    kind = own.at(x)
     try:
-        return own.cached(critic, output, x, SCORE)
-    except _Miss:
-        pass
-    with _compile_lock:
         try:
-            return own.cached(critic, output, x, SCORE)  # another thread may have compiled it meanwhile
+            return kind.cached(critic, output, x, SCORE)
         except _Miss:
-            return _compile(own, critic, output, x)
+            pass
+        standing = own.refusals.standing(critic, output, x)
+        if standing is None:
+            with _compile_lock:
+                try:
+                    return kind.cached(
+                        critic, output, x, SCORE
+                    )  # another thread may have compiled it meanwhile
+                except _Miss:
+                    own.room()
+                    return _compile(own, kind, critic, output, x)
+    except (Seen, CaptureError):
+        raise
+    except Exception as error:
+        raise_out_of_memory(error)
+        standing = explained(error)
+        if not isinstance(standing, NotNow):
+            own.refusals.add(critic, output, x, standing)
+    raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
 
 
-def _compile(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
+def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
     import torch._dynamo
-    from torch._dynamo import exc
 
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
-    # on their second value; recurrent layers are traced through; hooks added later are noticed; each
-    # shape has an entry of its own.
+    # on their second value; recurrent layers are traced through; hooks added later are noticed.
     patch = torch._dynamo.config.patch(
         allow_rnn=True,
         allow_unspec_int_on_nn_module=True,
         skip_nnmodule_hook_guards=False,
-        recompile_limit=256,
-        accumulated_recompile_limit=4096,
+        recompile_limit=MOST,
+        accumulated_recompile_limit=16 * MOST,
     )
+    _slot.kind = kind
     try:
         with patch, warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            return own.compiled(critic, output, x, SCORE)
+            result = kind.compiled(critic, output, x, SCORE)
+    except Seen:
+        own.refusals.end(critic, output, x)
+        raise
     except _Miss:
         raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
-    except exc.BackendCompilerFailed as error:
-        inner = error.inner_exception
-        raise CaptureError(str(inner)) from error
-    except exc.TorchDynamoException as error:
-        raise CaptureError(_first_lines(error)) from error
+    own.refusals.end(critic, output, x)
+    return result
 
 
 @contextlib.contextmanager
@@ -269,28 +343,20 @@ def _quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def _first_lines(error: BaseException) -> str:
-    """The line of the user's code and the explanation, out of Dynamo's page-long messages."""
-    text = str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    where = [line for line in lines if line.startswith("File ")]
-    explanation = next((line for line in lines if line.startswith("Explanation:")), "")
-    hint = next((line for line in lines if line.startswith("Hint:")), "")
-    parts = [lines[0] if lines else type(error).__name__, explanation, hint, where[-1] if where else ""]
-    return " ".join(part for part in parts if part)
-
-
 # the backend -------------------------------------------------------------------------------------
 
 
 def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
     """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
     captured = split(*trace(gm, example_inputs))
+    _slot.kind.made.append(weakref.ref(captured))
     # What cannot be derived must be known now: later the prologue would have updated buffers already.
     derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
 
     def note(*inputs: Any) -> tuple[Any, ...]:
+        if captured.refused is not None:
+            raise refusal(*captured.refused)
         if _slot.wanted is not None and not _slot.wanted(captured):
             raise Seen(captured, inputs)
         computed = prologue.forward(*inputs) if prologue is not None else ()

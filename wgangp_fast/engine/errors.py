@@ -4,7 +4,13 @@ from __future__ import annotations
 
 
 class CaptureError(Exception):
-    """The critic cannot be captured as one graph; the message says what stopped it."""
+    """The critic cannot be captured as one graph; the message says what stopped it.
+
+    Attributes:
+        remedy: what to do about that cause; empty until it is known.
+    """
+
+    remedy = ""
 
 
 class NotNow(CaptureError):

@@ -38,6 +38,7 @@ class Captured:
         plans: derived plans by what they must produce; filled by the plan.
         joined: the graph of a third of the batch (see ``joint``), or why there is none; None: not tried.
         mapped: the batch is three batches, ``[3, N, ...]``.
+        refused: why no plan of it may run, and the remedy; None: it may.
     """
 
     critic: fx.Graph
@@ -50,6 +51,7 @@ class Captured:
     plans: dict[Any, Any] = field(default_factory=dict)
     joined: Any = None
     mapped: bool = False
+    refused: tuple[str, str] | None = None
 
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""

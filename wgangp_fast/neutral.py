@@ -1,0 +1,41 @@
+"""The caller's samples as the engine takes them: torch.Tensor itself, with ordinary memory behind it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .ops.registry import result_like
+
+
+def plain(x: Tensor) -> Tensor:
+    """``x`` without its subclass (fastai's, MONAI's, torchvision's), its history kept.
+
+    A copy where autograd could not save it (an inference tensor) or where its numbers lie there with another
+    sign (the imaginary part of a conjugate). A subclass that keeps its numbers elsewhere (DTensor) stays.
+    """
+    if type(x) is not Tensor:
+        if type(x).__torch_dispatch__ is not _ORDINARY:
+            return x
+        with torch._C.DisableTorchFunctionSubclass():
+            x = x.as_subclass(Tensor)
+    if x.is_inference() and not torch.is_inference_mode_enabled():
+        x = x.clone()
+    return x.resolve_neg()
+
+
+_ORDINARY = Tensor.__torch_dispatch__
+
+
+def samples(x: Tensor) -> Tensor:
+    """``x`` as :func:`plain`, with the strides of ``alpha * x``: contiguous ones where a dimension of size
+    one leaves a choice."""
+    x = plain(x)
+    if 1 in x.shape and x.is_contiguous():
+        return x.reshape(-1).view(x.shape)
+    return x
+
+
+def points_like(x: Tensor) -> Tensor:
+    """A tensor with the shape, strides, dtype and device of the penalty points, for :func:`samples`."""
+    return x.detach() if x.is_contiguous() else result_like(x.detach(), "samples")
