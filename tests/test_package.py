@@ -27,6 +27,7 @@ LAYERS = (
     ("rules",),
     ("engine",),
     ("autograd", "neutral"),
+    ("verify",),
     ("penalty",),
     ("compat", "loss"),
     ("graphs",),

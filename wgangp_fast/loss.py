@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import backend, checks, wrappers
+from . import backend, checks, reference, verify, wrappers
 from .autograd import CriticLossFunction, LossCall
 from .execution import Execution, execution
 from .neutral import plain, points_like, samples
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
-from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored
+from .penalty import Critic, Output, distrusted, joint_plan, penalty_and_norms, scored
 
 
 class CriticLossOutput(NamedTuple):
@@ -111,6 +112,7 @@ def _together(
     critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
 ) -> CriticLossOutput | None:
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
+    given = (real, fake)
     real, fake = samples(real), plain(fake)
     weights = None if asked.weights is None else plain(asked.weights)
     wants_x = torch.is_grad_enabled() and (
@@ -122,10 +124,15 @@ def _together(
     n, *rest = like.shape
     strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
     whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)
-    plan, leaves = joint_plan(critic, asked.output, like, whole, wants_x, kernels, asked.how)
+    watch = verify.begin(
+        critic, asked.output, real.device, (wants_x, torch.is_grad_enabled(), kernels, asked.how, True)
+    )
+    plan, leaves = joint_plan(critic, asked.output, like, whole, wants_x, kernels, asked.how, watch)
     if plan is None:
         return None
     key = (0, 0) if weights is not None else draw_key(asked.generator, real.device)
+    if watch is not None:
+        watch.alpha_is_drawn()
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
         whole = whole.detach()
@@ -133,7 +140,49 @@ def _together(
     weights = drawn if weights is None else weights
     call = LossCall(plan, whole, asked.target, asked.one_sided, REDUCTIONS["mean"], lambda_gp)
     points = (real, fake, weights) if wants_x else (None, None, None)
-    return CriticLossOutput(*CriticLossFunction.apply(call, *points, *leaves))
+    result = CriticLossOutput(*CriticLossFunction.apply(call, *points, *leaves))
+    if watch is not None and watch.before is not None:
+        stock = _Stock(
+            scored(critic, asked.output), lambda_gp, asked, plan.score_cut[0] if plan.draws else None
+        )
+        refusal = distrusted(watch, critic, plan, result.loss, stock, (*given, weights))
+        if refusal is not None:
+            refusal.note()
+            return None
+    return result
+
+
+class _Stock(NamedTuple):
+    """The loss by stock code, to compare with: ``(real, fake, alpha) -> `` scalar.
+
+    Attributes:
+        at_once: the samples' dimension of the score of all rows in one batch, since the plan draws random
+            numbers for all together; None: a pass for each of the three.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    lambda_gp: float
+    asked: _Asked
+    at_once: int | None
+
+    def __call__(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+        weight = alpha.view(-1, *[1] * (real.dim() - 1))
+        asked = self.asked
+        if self.at_once is not None:
+            x = weight * real + (1 - weight) * fake
+            rest: list[Tensor] = []
+
+            def of_points(x: Tensor) -> Tensor:
+                of_x, *rest[:] = self.score(torch.cat([x, real, fake])).chunk(3, self.at_once)
+                return of_x
+
+            norms = reference.sample_norm(reference.input_gradient(of_points, x))
+            of_real, of_fake = rest
+        else:
+            of_real, of_fake = self.score(real), self.score(fake)
+            norms = reference.penalty_norms(self.score, real, fake, weight)
+        penalty = reference.penalty_of_norm(norms, asked.target, asked.one_sided).mean()
+        return of_fake.mean() - of_real.mean() + self.lambda_gp * penalty
 
 
 def _apart(critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked) -> CriticLossOutput:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import backend, checks, reference, wrappers
+from . import backend, checks, reference, verify, wrappers
 from .autograd import (
     Call,
     GradientPenaltyFunction,
@@ -117,33 +118,45 @@ def penalty_and_norms(
     """The penalty and, without history, the norms ``[N]``; checked arguments, an unwrapped critic."""
     kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
     key = (0, 0) if weights is not None else draw_key(generator, real.device)
-    given, refusal, plan = (real, fake), None, None
+    given = (real, fake)  # the critic may look at what it is given
     real, fake = samples(real), plain(fake)
     weights = None if weights is None else plain(weights)
-    # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
-    # known, which may make them in a kernel of its own.
-    like = points_like(real)
-    wants_x = torch.is_grad_enabled() and any(
-        v is not None and v.requires_grad for v in (real, fake, weights)
-    )
+
+    def drawn() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return kernels.interpolate(real, fake, weights, *key)
+
+    def stock(real: Tensor, fake: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = weights.view(-1, *[1] * (real.dim() - 1))
+        norms = reference.penalty_norms(scored(critic, output), real, fake, alpha)
+        return reference.reduce(reference.penalty_of_norm(norms, target, one_sided), reduction), norms
+
+    refusal = None
     if chosen != "ref":
-        plan, leaves, refusal = _plan(critic, output, like, wants_x, kernels, how)
-        if plan is not None and plan.mlp is not None:
-            whole = MlpCall(plan, real, fake, weights, key, float(target), one_sided, REDUCTIONS[reduction])
-            return MlpPenaltyFunction.apply(whole, *leaves)
-    with torch.no_grad():
-        x, drawn = kernels.interpolate(real, fake, weights, *key)
-    weights = drawn if weights is None else weights
-    if plan is not None:
-        points = (real, fake, weights) if wants_x else (None, None, None)
-        call = Call(plan, x, float(target), one_sided, REDUCTIONS[reduction])
-        return GradientPenaltyFunction.apply(call, *points, *leaves)
-    real, fake = given  # the critic may look at what it is given
+        asking = any(v is not None and v.requires_grad for v in (real, fake, weights))
+        wants_x = torch.is_grad_enabled() and asking
+        plan_key = (wants_x, torch.is_grad_enabled(), kernels, how, False)
+        watch = verify.begin(critic, output, real.device, plan_key)
+        # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
+        # known, which may make them in a kernel of its own.
+        plan, leaves, refusal = _plan(critic, output, points_like(real), wants_x, kernels, how, watch)
+        if plan is not None:
+            options = (float(target), one_sided, REDUCTIONS[reduction])
+            if plan.mlp is not None:
+                whole = MlpCall(plan, real, fake, weights, key, *options)
+                result = MlpPenaltyFunction.apply(whole, *leaves)
+            else:
+                x, alpha = drawn()
+                points = (real, fake, weights if weights is not None else alpha) if wants_x else (None,) * 3
+                result = GradientPenaltyFunction.apply(Call(plan, x, *options), *points, *leaves)
+            if watch is not None and watch.before is not None:
+                alpha = weights if weights is not None else drawn()[1]
+                refusal = distrusted(watch, critic, plan, result[0], lambda *p: stock(*p)[0], (*given, alpha))
+            if refusal is None:
+                return result
+    real, fake = given
     with torch.enable_grad(), wrappers.reaching() as reach:
-        norms = reference.penalty_norms(
-            scored(critic, output), real, fake, weights.view(-1, *[1] * (real.dim() - 1))
-        )
-        penalty = reference.reduce(reference.penalty_of_norm(norms, target, one_sided), reduction)
+        penalty, norms = stock(real, fake, drawn()[1] if weights is None else weights)
         penalty = reach(penalty)
     if refusal is not None:
         refusal.note()
@@ -199,11 +212,18 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     critic, finish = wrappers.enter(critic)
     refusal = None
     if chosen != "ref":
-        own = plain(x)
+        own, kernels = plain(x), Kernels.of(chosen, x.device.type)
         points, wants_x = own.detach(), torch.is_grad_enabled() and own.requires_grad
-        plan, leaves, refusal = _plan(critic, output, points, wants_x, Kernels.of(chosen, x.device.type))
+        key = (wants_x, torch.is_grad_enabled(), kernels, DEFAULT, False)
+        watch = verify.begin(critic, output, x.device, key)
+        plan, leaves, refusal = _plan(critic, output, points, wants_x, kernels, DEFAULT, watch)
         if plan is not None:
-            return finish(InputGradientFunction.apply(Call(plan, points), own, *leaves))
+            result = InputGradientFunction.apply(Call(plan, points), own, *leaves)
+            if watch is not None and watch.before is not None:
+                stock = functools.partial(reference.input_gradient, scored(critic, output))
+                refusal = distrusted(watch, critic, plan, result, stock, (x,))
+            if refusal is None:
+                return finish(result)
     with wrappers.reaching() as reach:
         gradient = reference.input_gradient(scored(critic, output), x)
     gradient = reach(gradient)
@@ -250,7 +270,8 @@ def _plan(
     x: Tensor,
     wants_x: bool,
     kernels: Kernels,
-    how: Execution = DEFAULT,
+    how: Execution,
+    watch: verify.Verification | None,
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
     from .engine import capture  # by the first call: it brings Dynamo with it
@@ -258,7 +279,8 @@ def _plan(
     grad = torch.is_grad_enabled()
     try:
         torch._C._set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
-        binding = capture.bind(critic, output, x.requires_grad_())
+        with capture.shown(None if watch is None else watch.look):
+            binding = capture.bind(critic, output, x.requires_grad_())
         torch._C._set_grad_enabled(grad)
         found = planned(binding, wants_x, kernels, how)
     except capture.CaptureError as error:
@@ -280,6 +302,7 @@ def joint_plan(
     wants_x: bool,
     kernels: Kernels,
     how: Execution,
+    watch: verify.Verification | None,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
     from .engine import capture, joint
@@ -287,7 +310,8 @@ def joint_plan(
     grad = torch.is_grad_enabled()
     try:
         torch._C._set_grad_enabled(True)
-        binding = joint.bind(critic, output, x.requires_grad_(), whole.requires_grad_())
+        with capture.shown(None if watch is None else watch.look):
+            binding = joint.bind(critic, output, x.requires_grad_(), whole.requires_grad_())
         torch._C._set_grad_enabled(grad)
         found = None if isinstance(binding, str) else planned(binding, wants_x, kernels, how, joint=True)
     except capture.CaptureError:
@@ -296,6 +320,22 @@ def joint_plan(
         x.requires_grad_(False)
         torch._C._set_grad_enabled(grad)
     return (None, ()) if isinstance(binding, str) else (found, binding.leaves)
+
+
+def distrusted(
+    watch: verify.Verification, critic: Critic, plan: Any, ours: Tensor, stock: Any, points: tuple[Any, ...]
+) -> _Refusal | None:
+    """Why the plan is not to be used: its first call does not give what the stock code gives."""
+    from .engine import refusals
+
+    try:
+        watch.compare(plan, ours, stock, points)
+    except verify.VerificationError as error:
+        remedy = "report it with the critic's code, please; the stock path is exact"
+        refused = f"its first call, compared with the stock code, was wrong: {error}", remedy
+        watch.captured.refused = refused
+        return _Refusal(critic, refusals.refusal(*refused))
+    return None
 
 
 def planned(binding: Any, *options: Any, **more: Any) -> Any:

@@ -252,6 +252,16 @@ def look(
 
 
 @contextlib.contextmanager
+def shown(look: Callable[[Captured, tuple[Any, ...]], None] | None) -> Iterator[None]:
+    """Show ``look`` each graph that fits a call, and its inputs, before anything of it runs."""
+    before, _slot.look = getattr(_slot, "look", None), look
+    try:
+        yield
+    finally:
+        _slot.look = before
+
+
+@contextlib.contextmanager
 def _unobserved() -> Iterator[None]:
     """Put a dispatch mode (a FLOP counter, a memory tracker) and its module hooks aside for the capture.
 
@@ -359,6 +369,9 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
             raise refusal(*captured.refused)
         if _slot.wanted is not None and not _slot.wanted(captured):
             raise Seen(captured, inputs)
+        look = getattr(_slot, "look", None)
+        if look is not None:
+            look(captured, inputs)
         computed = prologue.forward(*inputs) if prologue is not None else ()
         banks = {"input": inputs, "prologue": computed}
         _slot.binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))

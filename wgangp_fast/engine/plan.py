@@ -72,6 +72,8 @@ class Plan:
         kernels: the implementations of the package's own operations that it runs on.
         how: how it is run; ``executor`` reports by what.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
+        draws: whether it draws random numbers.
+        verified: what its first call, compared with the stock code, has shown; None: it was not compared.
     """
 
     def __init__(
@@ -84,6 +86,10 @@ class Plan:
         joint: bool = False,
     ) -> None:
         self.kernels, self.how = kernels, how
+        self.verified: str | None = None
+        self.draws = any(
+            torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in captured.nodes()
+        )
         sweeping = wants_x or joint or how.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()

@@ -38,6 +38,7 @@ class Captured:
         plans: derived plans by what they must produce; filled by the plan.
         joined: the graph of a third of the batch (see ``joint``), or why there is none; None: not tried.
         mapped: the batch is three batches, ``[3, N, ...]``.
+        written: positions of Dynamo's inputs that a call writes into.
         refused: why no plan of it may run, and the remedy; None: it may.
     """
 
@@ -51,11 +52,16 @@ class Captured:
     plans: dict[Any, Any] = field(default_factory=dict)
     joined: Any = None
     mapped: bool = False
+    written: tuple[int, ...] = ()
     refused: tuple[str, str] | None = None
 
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""
         return [n for n in self.critic.nodes if n.op == "placeholder"][1:]
+
+    def nodes(self) -> list[fx.Node]:
+        """All nodes, those of the prologue first."""
+        return [*(self.prologue.graph.nodes if self.prologue is not None else ()), *self.critic.nodes]
 
     def bound(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The leaves' values, from the values of Dynamo's inputs; runs the prologue."""
@@ -107,6 +113,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> 
     captured.leaf_names = tuple(
         names[i] if bank == "input" else f"prologue {i}" for bank, i in captured.leaf_sources
     )
+    captured.written = tuple(i for i, _ in mutated)
     return captured
 
 

@@ -1,0 +1,330 @@
+"""A plan's first call, compared with the stock code: the value, and every gradient.
+
+What no rule and no test thought of is found here, before a wrong number reaches an optimiser: the first call
+of each plan also runs the stock code, from the same random state, and where the two differ the stock code's
+result is used, then and ever after.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import checks
+from .frozen import reachable
+
+ENVIRONMENT = "WGANGP_FAST_VERIFY"
+POLICIES = ("first", "always", "never")
+TRIES = 6  # stock runs at points moved by rounding, to tell a fault from a kink
+
+
+class VerificationError(Exception):
+    """The plan's numbers are not the stock code's; the message says which."""
+
+
+def policy() -> str:
+    """``"first"`` (the default), ``"always"`` or ``"never"``, from :data:`ENVIRONMENT`."""
+    named = os.environ.get(ENVIRONMENT, "first")
+    if named not in POLICIES:
+        raise ValueError(f"{ENVIRONMENT} must be one of {', '.join(POLICIES)}; got {named!r}")
+    return named
+
+
+class Verification:
+    """One call of a plan that may have to be compared.
+
+    Args:
+        critic, output: as the caller gave them, unwrapped.
+        due: asked about the captured graph before anything of it runs: whether this call is compared.
+    """
+
+    def __init__(self, critic: Any, output: Any, due: Callable[[Any], bool]) -> None:
+        self.critic, self.output, self.due = critic, output, due
+        self.before: _State | None = None
+        self.captured: Any = None
+        self.inputs: tuple[Any, ...] = ()
+
+    def look(self, captured: Any, inputs: tuple[Any, ...]) -> None:
+        """Called with the graph that fits and its inputs, before it runs."""
+        self.before = None
+        if self.due(captured):
+            self.captured = captured
+            self.inputs = tuple(v for i, v in enumerate(inputs) if i != captured.x_index)
+            written = [inputs[i] for i in captured.written]
+            self.before = _State(_modules(self.critic, self.output), written)
+
+    def alpha_is_drawn(self) -> None:
+        """The random state of the critic's own draws is the present one."""
+        if self.before is not None:
+            self.before.random = _random_states()
+
+    def compare(self, plan: Any, ours: Tensor, stock: Callable[..., Tensor], points: Sequence[Any]) -> None:
+        """Run ``stock`` as it would have run in place of the plan, and note at the plan what was found.
+
+        Args:
+            ours: what the plan gave, with its history.
+            stock: ``(*points) -> `` the same by stock code, with its history.
+            points: the samples that ``stock`` takes; those that require a gradient are compared too.
+
+        Raises:
+            VerificationError: they differ. The critic's state is then that of before the call.
+        """
+        before, self.before = self.before, None
+        if before is None:
+            return
+        after = before.again()
+        try:
+            plan.verified = _Comparison(before, ours, stock, points, self.inputs).run()
+        except VerificationError:
+            before.restore()
+            raise
+        except Exception as error:
+            if _is_out_of_memory(error):
+                plan.verified = "not compared: out of memory"
+            else:  # the engine also runs what stock code cannot
+                plan.verified = f"not compared: the stock code raised {type(error).__name__}: {error}"[:300]
+        after.restore()
+
+
+def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verification | None:
+    """The comparison of a call whose plan has this key; None where there is to be none."""
+    chosen = policy()
+    if chosen == "never" or checks.capturing(device) or torch.is_inference_mode_enabled():
+        return None
+    if torch._C._len_torch_dispatch_stack():  # a counter of operators would count the stock code's
+        return None
+
+    def due(captured: Any) -> bool:
+        plan = captured.plans.get(key)
+        return chosen == "always" or plan is None or plan.verified is None
+
+    return Verification(critic, output, due)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
+
+
+def _modules(*callables: Any) -> list[nn.Module]:
+    """Every module that the callables reach, each once."""
+    roots = [value for one in callables for value in reachable(one) if isinstance(value, nn.Module)]
+    return list({id(m): m for root in roots for m in root.modules()}.values())
+
+
+def _parameters(result: Tensor) -> list[Tensor]:
+    """The parameters that autograd's graph of ``result`` ends at."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    stack: list[Any] = [result.grad_fn]
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, nn.Parameter):  # not the points, of which stock code makes a leaf
+            found[id(variable)] = variable
+        stack += [following for following, _ in node.next_functions]
+    return list(found.values())
+
+
+# what a forward pass changes ---------------------------------------------------------------------
+
+
+class _State:
+    """All that a call of the critic may change: random states, tensors, attributes of its modules."""
+
+    def __init__(self, modules: list[nn.Module], written: list[Tensor]) -> None:
+        self.modules, self.written = modules, written
+        buffers = [b for m in modules for b in m._buffers.values() if b is not None]
+        tensors = {id(t): t for t in (*written, *buffers) if not isinstance(t, nn.UninitializedBuffer)}
+        with torch.no_grad():
+            self.tensors = [(t, t.data, t.detach().clone()) for t in tensors.values()]
+        self.attributes = [(m, dict(m.__dict__), dict(m._buffers)) for m in modules]
+        self.random = _random_states()
+
+    def again(self) -> _State:
+        """The same things, as they are now."""
+        return _State(self.modules, self.written)
+
+    def restore(self) -> None:
+        for module, attributes, buffers in self.attributes:
+            for name in [n for n in module.__dict__ if n not in attributes]:
+                del module.__dict__[name]
+            module.__dict__.update(attributes)
+            module._buffers.clear()
+            module._buffers.update(buffers)
+        with torch.no_grad():
+            for tensor, memory, numbers in self.tensors:
+                if tensor.data.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape:
+                    tensor.data = memory
+                if not torch.equal(tensor.data, numbers):
+                    tensor.data.copy_(numbers)
+        for put, state in self.random:
+            put(state)
+
+
+def _random_states() -> list[tuple[Callable[[Any], Any], Any]]:
+    found: list[tuple[Callable[[Any], Any], Any]] = [
+        (torch.set_rng_state, torch.get_rng_state()),
+        (random.setstate, random.getstate()),
+    ]
+    try:
+        import numpy
+    except ImportError:
+        pass
+    else:
+        # the one global state that a critic's own draws would use
+        found.append((numpy.random.set_state, numpy.random.get_state()))  # noqa: NPY002
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        for index in range(torch.cuda.device_count()):
+            put = functools.partial(torch.cuda.set_rng_state, device=index)
+            found.append((put, torch.cuda.get_rng_state(index)))
+    return found
+
+
+# the comparison ----------------------------------------------------------------------------------
+
+
+class _Comparison:
+    """One use: ``_Comparison(...).run()``."""
+
+    def __init__(
+        self,
+        before: _State,
+        ours: Tensor,
+        stock: Callable[..., Tensor],
+        points: Sequence[Any],
+        inputs: tuple[Any, ...],
+    ) -> None:
+        self.before, self.ours, self.stock, self.points, self.inputs = before, ours, stock, points, inputs
+        kinds = [ours.dtype, *(p.dtype for p in points if isinstance(p, Tensor))]
+        if torch.is_autocast_enabled(ours.device.type):
+            kinds.append(torch.get_autocast_dtype(ours.device.type))
+        self.epsilon = max(torch.finfo(kind).eps for kind in kinds if kind.is_floating_point)
+        # What a wrong derivative does is far more; what rounding does beyond this is measured.
+        self.tolerance = min(max(1e4 * self.epsilon, 1e-7), 0.05)
+
+    def run(self) -> str:
+        """What was found, in a line.
+
+        Raises:
+            VerificationError: the numbers differ.
+        """
+        self.before.restore()
+        theirs = self._of_stock(self.points)
+        self.targets = self._targets(theirs)
+        mine, stock = self._gradients(self.ours, self.points), self._gradients(theirs, self.points)
+        if not all(bool(torch.isfinite(v).all()) for v in stock if v is not None):
+            return "not compared: the stock code's numbers are not finite"
+        for (name, strict), a, b in zip(self.names, mine, stock):
+            if strict and a is None and b is not None:
+                raise VerificationError(f"the gradient of {name} is missing")
+            if strict and a is not None and b is None:
+                raise VerificationError(f"{name} has a gradient, which stock code does not give it")
+        worst, off = self._differences(mine, stock)
+        if not off:
+            return f"equal to the stock code's, to {worst:.0e}"
+        spread = self._spread(stock)
+        for i in off:
+            difference, size = _norm(mine[i], stock[i]), _norm(stock[i])
+            if not difference <= 4 * spread[i] + self.tolerance * size:
+                size = max(size, 1e-30)
+                raise VerificationError(
+                    f"{self._name(i)} differs by {difference / size:.1e}, where points moved by rounding "
+                    f"change the stock code's by {spread[i] / size:.1e}"
+                )
+        return f"equal to the stock code's within what rounding of the points changes ({worst:.0e})"
+
+    def _of_stock(self, points: Sequence[Any]) -> Tensor:
+        with torch.enable_grad():
+            return self.stock(*points)
+
+    def _targets(self, theirs: Tensor) -> list[Tensor]:
+        """All that either result is differentiated by: the value comes first among the names."""
+        modules = [(n, p) for m in self.before.modules for n, p in m.named_parameters(recurse=True)]
+        named: dict[int, str] = {}
+        for name, parameter in modules:
+            named.setdefault(id(parameter), name)
+        found: dict[int, Tensor] = {}
+        for value in (*self.inputs, *(p for _, p in modules), *_parameters(theirs), *_parameters(self.ours)):
+            if isinstance(value, Tensor) and value.requires_grad:
+                found.setdefault(id(value), value)
+        own = {id(p) for p in self.points if isinstance(p, Tensor)}
+        targets = [t for i, t in found.items() if i not in own] if torch.is_grad_enabled() else []
+        self.names = [("the value", True)]
+        self.names += [(named.get(id(t), f"a tensor {list(t.shape)}"), True) for t in targets]
+        if torch.is_grad_enabled():
+            self.names += [("a sample", False) for p in self._asking(self.points)]
+        return targets
+
+    @staticmethod
+    def _asking(points: Sequence[Any]) -> list[Tensor]:
+        return [p for p in points if isinstance(p, Tensor) and p.requires_grad]
+
+    def _gradients(self, result: Tensor, points: Sequence[Any]) -> list[Tensor | None]:
+        """The result and its gradients, for a cotangent that is not one number."""
+        targets = [*self.targets, *(self._asking(points) if torch.is_grad_enabled() else [])]
+        value = result.detach()
+        if not targets:
+            return [value]
+        if not result.requires_grad:
+            return [value, *[None] * len(targets)]
+        weights = torch.linspace(1, 2, result.numel(), dtype=result.dtype, device=result.device)
+        found = torch.autograd.grad(
+            result, targets, weights.view_as(result), retain_graph=True, allow_unused=True
+        )
+        return [value, *found]
+
+    def _differences(self, mine: list[Tensor | None], stock: list[Tensor | None]) -> tuple[float, list[int]]:
+        """The worst relative difference, and where it is more than rounding explains."""
+        whole = sum(_norm(b) ** 2 for b in stock[1:]) ** 0.5
+        worst, off = 0.0, []
+        for i, (a, b) in enumerate(zip(mine, stock)):
+            difference, size = _norm(a, b), _norm(b)
+            scale = size if i == 0 else size + 0.01 * whole
+            if not difference <= self.tolerance * scale:  # also where it is NaN
+                off.append(i)
+            worst = max(worst, difference / scale if scale else difference)
+        return worst, off
+
+    def _spread(self, stock: list[Tensor | None]) -> list[float]:
+        """How far the stock code's own numbers move when its points move by a few roundings: a unit at the
+        kink of a (leaky) ReLU falls to the other side."""
+        spread = [0.0] * len(stock)
+        own = torch.Generator().manual_seed(0)
+        for _ in range(TRIES):
+            self.before.restore()
+            moved = [self._moved(p, own) if i < 2 else p for i, p in enumerate(self.points)]
+            numbers = self._gradients(self._of_stock(moved), moved)
+            spread = [max(s, _norm(a, b)) for s, a, b in zip(spread, numbers, stock)]
+        return spread
+
+    def _moved(self, point: Any, generator: torch.Generator) -> Any:
+        if not isinstance(point, Tensor):
+            return point
+        noise = torch.randn(point.shape, generator=generator).to(point.device, point.dtype)
+        moved = point.detach() * (1 + 4 * self.epsilon * noise)
+        return moved.requires_grad_(point.requires_grad)
+
+    def _name(self, i: int) -> str:
+        return self.names[i][0] if i == 0 else f"the gradient of {self.names[i][0]}"
+
+
+def _norm(a: Tensor | None, b: Tensor | None = None) -> float:
+    """Of ``a``, or of ``a - b``; None is zero."""
+    if a is None or b is None:
+        a = b if a is None else a
+        return 0.0 if a is None else float(torch.linalg.vector_norm(_wide(a)))
+    return float(torch.linalg.vector_norm(_wide(a) - _wide(b)))
+
+
+def _wide(value: Tensor) -> Tensor:
+    value = value.detach()
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)
