@@ -167,13 +167,13 @@ class _Stock(NamedTuple):
 
     def __call__(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         weight = alpha.view(-1, *[1] * (real.dim() - 1))
-        asked = self.asked
-        if self.at_once is not None:
+        asked, dim = self.asked, self.at_once
+        if dim is not None:
             x = weight * real + (1 - weight) * fake
             rest: list[Tensor] = []
 
             def of_points(x: Tensor) -> Tensor:
-                of_x, *rest[:] = self.score(torch.cat([x, real, fake])).chunk(3, self.at_once)
+                of_x, *rest[:] = self.score(torch.cat([x, real, fake])).chunk(3, dim or 0)
                 return of_x
 
             norms = reference.sample_norm(reference.input_gradient(of_points, x))
