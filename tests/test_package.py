@@ -20,7 +20,7 @@ PACKAGE = ROOT / "wgangp_fast"
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
     ("extras",),
-    ("native", "arguments"),
+    ("native", "arguments", "files"),
     ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "wrappers"),
     ("kernels",),
     ("ops",),

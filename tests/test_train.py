@@ -170,7 +170,7 @@ def test_the_average_has_its_half_life() -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     config = dataclasses.replace(config, ema_kimg=0.04)  # one iteration is one half-life
     trainer = trainer_of(config)
-    trainer.iteration = 1000  # past the warm-up
+    trainer.images = 1_000_000  # past the warm-up
     old = [p.clone() for p in trainer.average.parameters()]
     trainer.generator_step()
     new = zip(old, trainer.generator.parameters(), trainer.average.parameters(), strict=True)

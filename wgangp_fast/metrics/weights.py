@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 
 from wgangp_fast.data import UserError
+from wgangp_fast.files import write_whole
 
 
 def read(path: Path, what: str) -> dict[str, Any]:
@@ -40,13 +40,11 @@ def write(path: Path, value: dict[str, Any]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several processes may write it at once.
+    temporary = f".{path.name}.{os.getpid()}.tmp"
     try:
-        torch.save(value, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # a missing folder or a short write is a RuntimeError to torch
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        write_whole(path, lambda file: torch.save(value, file), temporary=temporary)
+    except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error).partition("\n")[0]
         raise UserError(f"cannot write {path} ({reason})") from None
 

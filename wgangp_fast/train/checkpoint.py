@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 
 from wgangp_fast.data import UserError
+from wgangp_fast.files import write_whole
 
 FORMAT = 2
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")
@@ -49,48 +49,39 @@ def write(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    temporary = path.parent / LEFTOVER
     try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch reports a short write as RuntimeError
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        write_whole(path, lambda file: torch.save(state, file), temporary=LEFTOVER)
+    except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else None
         raise UserError(
             f"cannot write {path} ({reason or _first_line(error)}); the checkpoints before it are intact"
         ) from None
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name itself must survive a power cut, or the deletion of the old file could come first.
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def load(path: Path) -> dict[str, Any]:
     """Read a checkpoint with ``weights_only=True``; tensors land on the CPU.
 
     Raises:
-        UserError: the file is damaged, or of another format.
+        UserError: the file is damaged, of another format, or not one of this package's.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
     except Exception as error:  # a torn file makes the reader fail in every way there is
-        raise UserError(f"cannot read {path} ({_first_line(error)})") from None
+        raise UserError(f"cannot read {path}: {_unreadable(error)}") from None
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         found = state.get("format") if isinstance(state, dict) else None
         raise UserError(f"{path} is not a checkpoint of format {FORMAT} (found {found})")
     return state
+
+
+def _unreadable(error: Exception) -> str:
+    """Why torch could not read a file. Its own words advise to turn ``weights_only`` off, which would run
+    whatever code the file names."""
+    if isinstance(error, pickle.UnpicklingError) or "weights" in str(error).lower():
+        return "it is not a checkpoint of wgangp_fast, which holds nothing but tensors and plain values"
+    return "it is damaged, or not a checkpoint of wgangp_fast"
 
 
 def _first_line(error: Exception) -> str:

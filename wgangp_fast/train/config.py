@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from wgangp_fast import data, models
 from wgangp_fast.data import UserError
+from wgangp_fast.files import read_text
 
 from .losses import LOSSES
 from .presets import COMMON, LOSS_SETTINGS, PRESETS
@@ -226,6 +227,14 @@ _CHOICES = {
 }
 
 
+# Of what a run folder remembers: what its file holds must be of the same kinds. Choices are words.
+_KINDS: dict[str, type] = {
+    field.name: {"bool": bool, "int": int, "float": float}.get(str(field.type), str)
+    for field in dataclasses.fields(Config)
+    if field.name not in ONCE
+}
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The settings saved in a run folder.
 
@@ -236,11 +245,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder (no config.json)")
     try:
-        saved = json.loads(path.read_text())
-        known = {field.name for field in dataclasses.fields(Config)} - ONCE
-        return {name: value for name, value in saved.items() if name in known}
-    except (ValueError, AttributeError, OSError):
-        raise UserError(f"{path} is damaged or cannot be read") from None
+        saved = json.loads(read_text(path))
+        found = {name: value for name, value in saved.items() if name in _KINDS}
+    except (ValueError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged: it is not a run's settings in JSON") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror or error})") from None
+    for name, value in found.items():
+        kind = _KINDS[name]
+        if type(value) is not kind and not (kind in (float, bool) and type(value) is int):
+            raise UserError(f"{path} is damaged: {name} is {value!r}, and should be of type {kind.__name__}")
+    return found
 
 
 def changes(saved: dict[str, Any], config: Config) -> list[str]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from wgangp_fast.data import UserError
+from wgangp_fast.files import Lock, append_text, read_text, write_text
+
+LOG = "log.txt"
 
 
 def next_path(outdir: Path, label: str) -> Path:
@@ -44,31 +46,50 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file's text whole, so that a crash leaves the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The dictionaries of a .jsonl file, none if it is not there; a line that a crash tore is left out."""
     found = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):
+    for line in read_text(path).split("\n") if path.exists() else []:
+        with contextlib.suppress(ValueError, RecursionError):
             found.append(json.loads(line))
-    return found
+    return [line for line in found if isinstance(line, dict)]
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
     """Add one line to a .jsonl file; what is not finite becomes null, since JSON has no word for it."""
     plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in value.items()}
-    with open(path, "a") as file:
-        file.write(json.dumps(plain) + "\n")
+    append_text(path, json.dumps(plain) + "\n")
+
+
+def claim(path: Path) -> Lock:
+    """Keep other processes from training in a run folder, until the lock is closed or this process ends.
+
+    The lock is on log.txt, which is never replaced, so that no file of its own is left behind.
+
+    Raises:
+        UserError: another process trains there, or the folder cannot be written to.
+    """
+    try:
+        return Lock(path / LOG)
+    except BlockingIOError:
+        raise UserError(
+            f"another process trains in {path} at this moment: wait until it ends, or stop it; --outdir "
+            "continues in a folder of its own"
+        ) from None
+    except OSError as error:
+        raise UserError(f"cannot write into {path} ({error.strerror})") from None
+
+
+def _at(tick: dict[str, Any]) -> float:
+    """A tick's iteration; what has none is behind every other."""
+    value = tick.get("iteration")
+    return value if isinstance(value, int | float) else math.inf
 
 
 class Log:
     """Lines for the screen and for log.txt, and ticks for stats.jsonl.
+
+    A screen that takes no more lines (a closed pipe, a full disk behind it) ends nothing: log.txt has them.
 
     Args:
         folder: the run folder.
@@ -77,20 +98,26 @@ class Log:
     """
 
     def __init__(self, folder: Path, iteration: int) -> None:
-        self.text = folder / "log.txt"
+        self.text = folder / LOG
+        self.screen = True
         self.stats = folder / "stats.jsonl"
         self.ticks = read_lines(self.stats)
         self.keep(iteration)
 
     def keep(self, iteration: int) -> None:
         """Drop the ticks behind ``iteration``, which will be computed again."""
-        self.ticks = [tick for tick in self.ticks if tick["iteration"] <= iteration]
+        self.ticks = [tick for tick in self.ticks if _at(tick) <= iteration]
         write_text(self.stats, "".join(json.dumps(tick) + "\n" for tick in self.ticks))
 
     def line(self, text: str) -> None:
-        print(text, flush=True)
-        with open(self.text, "a") as file:
-            file.write(text + "\n")
+        if self.screen:
+            try:
+                print(text, flush=True)
+            except (OSError, ValueError) as error:  # ValueError: it was closed
+                self.screen = False
+                reason = getattr(error, "strerror", None) or error
+                text += f"\nwarning: stdout takes no more lines ({reason}); they are in {self.text}"
+        append_text(self.text, text + "\n")
 
     def tick(self, values: dict[str, Any]) -> None:
         self.ticks.append(values)

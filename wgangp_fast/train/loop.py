@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import math
 import os
 import signal
@@ -86,11 +88,12 @@ def _train(config: Config, group: Group, began: float) -> Path:
                 print(describe(trainer, source) + f"\ndry run: nothing was written; a run would go to {path}")
             return path
         data.require("PIL.Image")  # before the training, not at its first picture
-        path, complaints = _open_folder(config, trainer, label)
-        with _recording(trainer, path, label, source, complaints, began) as recorder:
-            _Loop(trainer, path, recorder).run()
-            if recorder is not None:
-                _finish(trainer, path, recorder)
+        with contextlib.ExitStack() as held:
+            path, complaints = _open_folder(config, trainer, label, held)
+            with _recording(trainer, path, label, source, complaints, began) as recorder:
+                _Loop(trainer, path, recorder).run()
+                if recorder is not None:
+                    _finish(trainer, path, recorder)
         return path
     finally:
         trainer.close()
@@ -103,9 +106,9 @@ def _load(config: Config, group: Group) -> Samples:
         cache = Path(config.outdir) / "prepared"
         return data.load(config.data, config.seed, size=config.size, cache=cache)
 
-    source = load() if group.main else None
-    group.tell(True)
-    return source or load()
+    source: list[Samples] = []
+    group.tell_of(lambda: source.append(load()))
+    return source[0] if source else load()
 
 
 def _held_out_count(config: Config, source: Samples) -> int:
@@ -118,32 +121,55 @@ def _label(config: Config) -> str:
     return config.preset if config.data in data.names() else f"{config.preset}-{Path(config.data).stem}"
 
 
-def _open_folder(config: Config, trainer: Trainer, label: str) -> tuple[Path, list[str]]:
-    """The folder to write to, the state loaded where a run is continued; lines on what was odd."""
-    group = trainer.group
-    old = group.tell(_continued(config, label))
+def _open_folder(
+    config: Config, trainer: Trainer, label: str, held: contextlib.ExitStack
+) -> tuple[Path, list[str]]:
+    """The folder to write to, the state loaded where a run is continued; lines on what was odd.
+
+    ``held`` keeps other processes out of the folder until it is closed.
+    """
+    group, complaints = trainer.group, []
+
+    def claim(path: Path) -> Path:
+        lock = folder.claim(path)
+        held.callback(lock.close)
+        if lock.missing:
+            complaints.append(f"{path} cannot be locked ({lock.missing}): nothing keeps a second run out of it")
+        return path
+
+    def new() -> Path:
+        return claim(folder.create(Path(config.outdir), label))
+
+    old = group.tell_of(lambda: _continued(config, label))
     if old is None:
-        return group.tell(folder.create(Path(config.outdir), label) if group.main else Path()), []
-    changed = changes(read_config(old), config)
+        return group.tell_of(new), complaints
+    here = Path(config.outdir).resolve() == old.parent.resolve()
+    if here:  # before its checkpoint is read, which another process may be about to replace
+        group.tell_of(lambda: claim(old))
+    # Rank 0 will write the new settings into this file: the others must not find those.
+    saved = group.tell_of(lambda: read_config(old))
+    changed = changes(saved, config)
     if changed and not config.force:
         raise UserError(
             f"cannot resume {old} with other settings ({'; '.join(changed)}); --force resumes all the same"
         )
-    state, complaints = checkpoint.newest(old)
-    complaints = [f"{text}: an older one is taken" for text in complaints]
+    state, unreadable = checkpoint.newest(old)
+    complaints += [f"{text}: an older one is taken" for text in unreadable]
     if state["iteration"] >= config.iters:
         raise UserError(f"{old} already is at iteration {state['iteration']}; ask for more with --iters")
+    if "images" not in state:  # of an earlier version: every iteration had the batch of its settings
+        state["images"] = state["iteration"] * saved["n_critic"] * saved["batch"]
     trainer.load_state_dict(state)
     if changed:
         complaints.append(f"settings changed by force: {'; '.join(changed)}")
-    if Path(config.outdir).resolve() == old.parent.resolve():
+    if here:
         return old, complaints
-    path = folder.create(Path(config.outdir), label) if group.main else Path()
+    path = group.tell_of(new)
     if group.main:
         for name in ("stats.jsonl", "reals.png"):
             if (old / name).exists():
                 (path / name).write_bytes((old / name).read_bytes())
-    return group.tell(path), complaints
+    return path, complaints
 
 
 def _continued(config: Config, label: str) -> Path | None:
@@ -154,7 +180,7 @@ def _continued(config: Config, label: str) -> Path | None:
     if config.resume is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) == 0:
         return None
     outdir = Path(config.outdir)
-    for path in sorted(outdir.glob(f"[0-9]*-{label}"), reverse=True) if outdir.is_dir() else []:
+    for path in sorted(outdir.glob(f"[0-9]*-{glob.escape(label)}"), reverse=True) if outdir.is_dir() else []:
         paths = checkpoint.listing(path)
         done = int(paths[-1].stem.rpartition("_")[2]) if paths else config.iters
         if done < config.iters and not changes(read_config(path), config):
@@ -285,7 +311,7 @@ class _Loop:
                 "iteration": trainer.iteration,
                 "kimg": round(trainer.kimg, 3),
                 "seconds": round(trainer.seconds, 3),
-                "img_per_s": float(f"{iterations * config.n_critic * config.batch / max(seconds, 1e-9):.5g}"),
+                "img_per_s": float(f"{iterations * trainer.shown / max(seconds, 1e-9):.5g}"),
                 "learning_rate": trainer.learning_rate,
                 **means,
                 **held_out,

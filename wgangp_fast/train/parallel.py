@@ -7,7 +7,7 @@ rank 0's checkpoint is everybody's, and a run may go on with another number of p
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -96,6 +96,23 @@ class Group:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.patient)
         return box[0]
+
+    def tell_of(self, work: Callable[[], T]) -> T:
+        """What ``work()`` gives on rank 0, in every process.
+
+        Raises:
+            UserError: it did so on rank 0; then in every process, so that none waits for the others.
+        """
+        value, error = None, None
+        if self.main:
+            try:
+                value = work()
+            except UserError as found:
+                error = found
+        value, error = self.tell((value, error))
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]  # None only if that is what work() gave
 
 
 def place() -> tuple[int, int]:

@@ -72,6 +72,7 @@ class Trainer:
         self.critic_optimizer = build_optimizer(config, self.critic.parameters(), self.graphs)
         self.generator_optimizer = build_optimizer(config, self.generator.parameters())
         self.iteration, self.seconds, self.rollbacks = 0, 0.0, 0
+        self.images = 0  # real samples that the critic has seen; a run may go on with another batch
         self.sums = self._no_sums()
         self.last: tuple[Tensor, ...] | None = None  # real, fake, alpha and labels of the last critic step
         self.generator_batch = config.generator_batch or config.batch
@@ -106,6 +107,7 @@ class Trainer:
             self.generator_step()
         self.critic_steps()
         self.iteration += 1
+        self.images += self.shown
 
     @property
     def learning_rate(self) -> float:
@@ -219,12 +221,17 @@ class Trainer:
     @property
     def kimg(self) -> float:
         """Thousands of real samples that the critic has seen."""
-        return self.iteration * self.config.n_critic * self.config.batch / 1000
+        return self.images / 1000
+
+    @property
+    def shown(self) -> int:
+        """Real samples that the critic sees in an iteration."""
+        return self.config.n_critic * self.config.batch
 
     def _update_average(self) -> None:
         # The half-life grows with the run at first, or the random weights of the start would linger.
         half_life = min(self.config.ema_kimg, self.kimg / 20)
-        keep = 0.5 ** (self.config.n_critic * self.config.batch / 1000 / half_life) if half_life else 0.0
+        keep = 0.5 ** (self.shown / 1000 / half_life) if half_life else 0.0
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
 
@@ -312,6 +319,7 @@ class Trainer:
             "shape": list(self.shape),
             "size": self.loader.batches.samples.size,
             "iteration": self.iteration,
+            "images": self.images,
             "seconds": self.seconds,
             "rollbacks": self.rollbacks,
             "sums": dict(self.sums),
@@ -334,17 +342,19 @@ class Trainer:
                 part.load_state_dict(state[name])
             for name, optimizer in self._optimizers().items():
                 load_optimizer(optimizer, state[name])
-        except (RuntimeError, ValueError, KeyError) as error:
+            self.iteration, self.rollbacks = int(state["iteration"]), int(state["rollbacks"])
+            self.images = int(state.get("images", self.iteration * self.shown))  # absent: of an earlier version
+            self.seconds = float(state["seconds"])
+            sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+            torch.set_rng_state(state["torch_random"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())
             raise UserError(
                 f"the checkpoint is of other networks than these settings ({reason[:200]})"
             ) from None
         self.critic_updates.reset()
         self.loader.cancel()
-        self.iteration, self.seconds = state["iteration"], state["seconds"]
-        self.rollbacks = state["rollbacks"]
-        self.sums = self._no_sums() | {name: value.to(self.device) for name, value in state["sums"].items()}
-        torch.set_rng_state(state["torch_random"])
+        self.sums = self._no_sums() | sums
 
     def close(self) -> None:
         """End the threads of the loader."""
