@@ -59,9 +59,6 @@ def modes() -> Iterator[tuple[str, bytes, np.ndarray]]:
     colours = np.asarray(photograph(16, 16))
     image = Image.fromarray(colours)
     yield "palette", png(image.quantize(32)), np.asarray(image.quantize(32).convert("RGB"))
-    opaque = image.copy()
-    opaque.putalpha(Image.fromarray(colours[..., 0]))
-    yield "alpha", png(opaque), colours
     cmyk = Image.fromarray(np.concatenate([255 - colours, 0 * colours[..., :1]], 2), "CMYK")
     yield "cmyk", png(cmyk, "TIFF"), colours
     grey = colours[..., 0]
@@ -88,17 +85,11 @@ def test_pictures_of_every_mode() -> None:
         np.testing.assert_allclose(convert(content, channels=1)[0], luma, atol=1, err_msg=name)
 
 
-def test_what_has_no_agreed_meaning_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # twice as many are an error
+def test_what_has_no_agreed_meaning_is_skipped_with_its_reason() -> None:
     floating = png(Image.fromarray(np.ones((16, 16), np.float32)), "TIFF")
-    huge = png(Image.new("L", (46, 46)))
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n%%EOF\n"
-    made = Converter(Recipe(16, 3, "center", "box")).block([("a", floating), ("b", huge), ("c", script)])
+    made = Converter(Recipe(16, 3, "center", "box")).block([("a", floating), ("c", script)])
     assert made.pixels.shape == (0, 3, 16, 16)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        convert(png(Image.new("L", (40, 40))))  # larger than Pillow likes, which is not said to the user
     reasons = [row.reason for row in made.skipped]
     assert "no agreed range" in reasons[0]
-    assert "decompression bomb" in reasons[1]
-    assert reasons[2] == "not a picture of a known format"  # Pillow would start Ghostscript for it
+    assert reasons[1] == "not a picture of a known format"  # Pillow would start Ghostscript for it

@@ -19,7 +19,7 @@ from ..extras import UserError, require
 from .cache import Cache, is_cache
 from .meter import Meter
 from .partial import Partial, differences
-from .pixels import CROPS, FILTERS, Converted, Recipe
+from .pixels import CROPS, FILTERS, MAX_PIXELS, Converted, Recipe, colour
 from .rows import Block, Source
 from .sources import open_source
 from .workers import convert, usable_cores
@@ -53,6 +53,8 @@ def prepare(
     max_images: int | None = None,
     workers: int | None = None,
     channels: int | None = None,
+    background: str = "white",
+    max_pixels: int = MAX_PIXELS,
     split: str = "train",
     restart: bool = False,
     quiet: bool = False,
@@ -74,6 +76,8 @@ def prepare(
         workers: processes that decode; 1: this one; None: one for each core, fewer for small sources. The
             result does not depend on it.
         channels: 1 or 3; None: 3 for encoded pictures, those of the source for arrays.
+        background: what transparent pictures are laid on: a colour's name or ``#rrggbb``.
+        max_pixels: pictures of more pixels are skipped, as if they did not decode; 0: no limit.
         split: ``"train"`` or ``"test"``, for sources that have both.
         restart: begin anew even if a part is there.
         quiet: show no progress.
@@ -86,8 +90,11 @@ def prepare(
     if dest.name in ("", ".."):  # the work happens beside it, under a name like its own
         dest = dest.resolve()
     _check(size, crop, filter, max_images, workers, channels)
+    if max_pixels < 0:
+        raise UserError(f"max_pixels must be at least 0, which is no limit; got {max_pixels}")
+    background = colour(background)
     with open_source(source, split) as rows:
-        recipe = Recipe(size, channels or rows.channels or 3, crop, filter)
+        recipe = Recipe(size, channels or rows.channels or 3, crop, filter, background, max_pixels)
         request = _request(rows, recipe, max_images)
         if _is_there(dest, request):
             if not quiet:
@@ -135,6 +142,9 @@ def _request(rows: Source, recipe: Recipe, max_images: int | None) -> dict[str, 
         "channels": recipe.channels,
         "crop": recipe.crop,
         "filter": recipe.filter,
+        # Arrays have no transparency, and are no files that could grow when they are decoded.
+        "background": recipe.background if rows.channels is None else None,
+        "max_pixels": recipe.max_pixels if rows.channels is None else None,
         "max_images": max_images,
         "kind": rows.kind,
         "split": rows.split,

@@ -8,7 +8,7 @@ from pathlib import Path
 from ..arguments import Parser
 from .cache import SKIPPED, Cache
 from .command import run
-from .pixels import CROPS, FILTERS
+from .pixels import CROPS, FILTERS, MAX_PIXELS
 from .prepare import prepare
 from .sources import SPLITS, UNDERSTOOD
 
@@ -62,6 +62,20 @@ def _parser() -> Parser:
     add("--max-images", type=int, metavar="N", help="only the first N that decode")
     add("--workers", type=int, metavar="K", help="processes (one for each core)")
     add("--channels", type=int, choices=(1, 3), help="1: grey; 3: colour (3, or those of an array)")
+    add(
+        "--background",
+        metavar="COLOUR",
+        default="white",
+        help="what transparent pictures are laid on: a name or #rrggbb (white)",
+    )
+    add(
+        "--max-pixels",
+        type=int,
+        metavar="N",
+        default=MAX_PIXELS,
+        help=f"skip pictures of more pixels, which may be made to fill the memory ({MAX_PIXELS:,}, Pillow's "
+        "own limit); 0: none",
+    )
     add("--split", choices=SPLITS, default="train", help="of CIFAR and of IDX folders (train)")
     add("--restart", action="store_true", help="begin anew instead of continuing")
     add("--quiet", action="store_true", help="no progress on stderr")

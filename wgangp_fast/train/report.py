@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from wgangp_fast import __version__
-from wgangp_fast.data import UserError, require
+from wgangp_fast.data import UserError
+from wgangp_fast.data.pixels import decode
+from wgangp_fast.files import write_text
 
-from .folder import write_text
 from .report_charts import SMOOTH, Curve, chart, duration, finite, number
 from .report_page import COLOURS, cell, dot, folded, page, pairs, row_head, section, table
 from .report_run import MISSING, Run, differences, is_number, read_all, settings, shared_judge
@@ -243,8 +244,8 @@ def _embedded(path: Path) -> str | None:
         return None
     kind = "png"
     if len(data) > LARGE:
-        with contextlib.suppress(UserError, OSError):
-            image, packed = require("PIL.Image").open(io.BytesIO(data)).convert("RGB"), io.BytesIO()
+        with contextlib.suppress(Exception):  # decoders raise whatever they like; then it stays a PNG
+            image, packed = decode(data).convert("RGB"), io.BytesIO()
             image.save(packed, "JPEG", quality=90)
             kind, data = "jpeg", packed.getvalue()
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
