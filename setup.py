@@ -54,7 +54,7 @@ def torch_facts() -> tuple[Path, str, str | None]:
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
     facts: dict[str, object] = {}
-    exec((folder / "version.py").read_text(), facts)
+    exec((folder / "version.py").read_text(encoding="utf-8"), facts)
     version = str(facts["__version__"])
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     if numbers < [2, 11]:
@@ -118,7 +118,7 @@ class BuildNative(build_ext):
         if ninja is None:
             recipes.run_steps(steps)
             return
-        (folder / "build.ninja").write_text(recipes.ninja_text(steps))
+        (folder / "build.ninja").write_text(recipes.ninja_text(steps), encoding="utf-8")
         command = [ninja, "-C", str(folder), f"-j{recipes.jobs()}"]
         if subprocess.run(command, check=False).returncode:
             raise recipes.BuildError("ninja stopped; the compiler's error is above")

@@ -72,7 +72,7 @@ def main() -> None:
             "environment": environment(torch.device("cpu")),
             "samples_us": [{"call": a, "operations": b} for a, b in samples],
         }
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main() -> None:
             "milliseconds": result,
             "samples_ms": [{"bare": a, "prepare": b} for a, b in samples],
         }
-        arguments.out.write_text(json.dumps(document, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def main() -> None:
             flush=True,
         )
     if arguments.out:
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

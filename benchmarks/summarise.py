@@ -21,7 +21,9 @@ RESULTS = {0: "ok", 124: "timed out", 137: "timed out", 127: "not here"}
 
 
 def main(folder: Path, out: Path) -> int:
-    parts = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    parts = {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))
+    }
     for part in parts.values():
         if "command" in part:  # where the parts lay meanwhile is nobody's concern
             part["command"] = re.sub(r" --out \S+", "", part["command"])
@@ -29,7 +31,7 @@ def main(folder: Path, out: Path) -> int:
     device = re.sub(r"[^a-z0-9]+", "-", str(environment.get("device", "unknown")).lower()).strip("-")
     name = f"{device}-{str(environment.get('date', 'undated'))[:10]}"
     out.mkdir(parents=True, exist_ok=True)
-    (out / f"{name}.json").write_text(json.dumps(parts, indent=1) + "\n")
+    (out / f"{name}.json").write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
     tables = [report.markdown(parts[key]) for key in SUITES if key in parts]
     steps = [
         f"{step['step']:<16}{RESULTS.get(step['exit_code'], 'failed'):<12}{step['wall_s']:>5} s"
@@ -42,7 +44,7 @@ def main(folder: Path, out: Path) -> int:
         *steps,
         "```",
     ]
-    (out / f"{name}.md").write_text("\n\n".join(["\n".join(text), *tables]) + "\n")
+    (out / f"{name}.md").write_text("\n\n".join(["\n".join(text), *tables]) + "\n", encoding="utf-8")
     print("\n".join([f"\n{name}", *steps, *_short(parts)]))
     return 0
 

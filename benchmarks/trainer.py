@@ -65,8 +65,8 @@ def child(folder: Path, settings: dict[str, Any], spawned: float) -> None:
     """Train, and print what is measured as one line of JSON."""
     before = time.time() - spawned
     path = train(Config(**settings, outdir=str(folder), snapshot=10**9, holdout=0))
-    ticks = [json.loads(line) for line in (path / "stats.jsonl").read_text().splitlines()]
-    ready = re.search(r"^ready after ([0-9.]+) s", (path / "log.txt").read_text(), re.M)
+    ticks = [json.loads(line) for line in (path / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
+    ready = re.search(r"^ready after ([0-9.]+) s", (path / "log.txt").read_text(encoding="utf-8"), re.M)
     assert ready is not None
     steady = [tick["img_per_s"] for tick in ticks[len(ticks) // 3 :]]  # what is captured late is left out
     result = {
@@ -86,7 +86,11 @@ def measure(row: Row, data: str, penalty: str, device: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, __file__, "--child", json.dumps(settings), "--folder", folder]
         done = subprocess.run(
-            [*command, "--spawned", str(time.time())], capture_output=True, text=True, check=False
+            [*command, "--spawned", str(time.time())],
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
         )
     found = re.search(r"^RESULT (.*)$", done.stdout, re.M)
     if found is None:
@@ -157,7 +161,9 @@ def main() -> None:
         }
         print(line(name, rows[name]), flush=True)
     if asked.out:
-        asked.out.write_text(json.dumps({"environment": environment(device), "rows": rows}, indent=1) + "\n")
+        asked.out.write_text(
+            json.dumps({"environment": environment(device), "rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 HEAD = (

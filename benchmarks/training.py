@@ -36,13 +36,13 @@ def value(text: str) -> tuple[str, Any]:
 
 
 def ticks(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "stats.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "stats.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def judged(run: Path, count: int) -> dict[str, Any]:
     if eval_cli.main(["--run", str(run), "--num", str(count)]):
         raise SystemExit(f"{run} could not be judged")
-    found: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    found: dict[str, Any] = json.loads((run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     return found
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     if asked.out:
         document = {
             "environment": environment(torch.device("cpu")),
-            "settings": json.loads((runs["fast"] / "config.json").read_text())
+            "settings": json.loads((runs["fast"] / "config.json").read_text(encoding="utf-8"))
             | {"data": Path(asked.data).name},
             "wall_seconds": time.perf_counter() - began,
             "seconds": seconds,
@@ -101,7 +101,7 @@ def main() -> None:
             for row in document["quality"][name]:
                 row["data"] = Path(str(row["data"])).name
         document["settings"].pop("outdir")
-        asked.out.write_text(json.dumps(document, indent=1) + "\n")
+        asked.out.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

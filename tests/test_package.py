@@ -19,8 +19,8 @@ PACKAGE = ROOT / "wgangp_fast"
 # From bottom to top. A file may import from the layers below its own, and from its own unit (the file
 # or the folder named here), nothing else. A new file or folder goes into this table first.
 LAYERS = (
-    ("extras",),
-    ("native", "arguments", "files"),
+    ("extras", "files", "console", "interrupts"),
+    ("native", "arguments"),
     ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "wrappers"),
     ("kernels",),
     ("ops",),

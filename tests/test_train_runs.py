@@ -105,7 +105,7 @@ def test_a_picture_that_a_kill_came_before_is_drawn_when_the_run_goes_on(tmp_pat
     picture = path / "fakes_000004.png"
     drawn = picture.read_bytes()
     picture.unlink()
-    (path / ".fakes_000004.png").write_bytes(b"half of")
+    (path / ".fakes_000004.png.tmp").write_bytes(b"half of")
     train(Config(resume=str(path), iters=6))
     assert picture.read_bytes() == drawn
     assert not list(path.glob(".*"))

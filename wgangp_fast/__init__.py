@@ -6,6 +6,7 @@
 Importing this needs torch and numpy alone; the engine is loaded by the first call.
 """
 
+from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
 from .backend import BackendError
 from .executors import ExecutorChoice, choose_executor
 from .explain import Explanation, explain

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from .console import complain
 from .extras import UserError
 
 
@@ -43,7 +43,7 @@ def mistakes(program: str) -> Callable[[Callable[[Sequence[str]], int]], Callabl
             try:
                 return main(argv)
             except UserError as error:
-                print(f"{program}: {error}", file=sys.stderr)
+                complain(program, error)
                 return 2
 
         return guarded

@@ -11,6 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from . import interrupts
+from .console import complain, outlets, verdict
+
 PROGRAM = "wgangp-fast"
 
 
@@ -48,9 +51,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 1 where a check or a training failed; 2 for a mistake of the user (one line on stderr);
-        3 where another process of a run was lost; 128 + n after signal n.
+        3 where another process of a run was lost; 128 + n after signal n; 141 where nobody read stdout to
+        its end, 2 where it could not be written, though the work was done.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    with outlets() as stdout:
+        try:
+            code = _main(arguments)
+        except SystemExit as stop:  # argparse and tyro, after --help
+            stdout.flush()
+            if stdout.lost is None:
+                raise
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        stdout.flush()
+        return verdict(" ".join([PROGRAM, *arguments[:1]]), code, stdout)
+
+
+def _main(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
@@ -61,14 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM} {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"{PROGRAM}: unknown command {name!r}; known: {', '.join(COMMANDS)}", file=sys.stderr)
+        complain(PROGRAM, f"unknown command {name!r}; known: {', '.join(COMMANDS)}")
         return 2
     try:
         module = importlib.import_module(COMMANDS[name].module)
+        interrupts.give_back()
         return int(module.main(rest))
     except ModuleNotFoundError as error:
-        print(f"{PROGRAM} {name}: this installation has no {error.name}", file=sys.stderr)
+        complain(f"{PROGRAM} {name}", f"this installation has no {error.name}")
         return 2
     except KeyboardInterrupt as error:  # before a command could take signals, or a second one
-        print(f"{PROGRAM} {name}: {error or 'interrupted'}", file=sys.stderr)
+        complain(f"{PROGRAM} {name}", str(error) or "interrupted")
         return 128 + getattr(error, "signal", 2)

@@ -67,7 +67,7 @@ def write(results: list[Result], folder: Path) -> list[Path]:
             lines += [f"![{caption}]({path.name})", ""]
         lines += [report.markdown(result), *_floors(result), ""]
     path = folder / "report.md"
-    path.write_text("\n".join(lines).rstrip() + "\n")
+    path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return [path, *written]
 
 

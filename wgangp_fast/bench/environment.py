@@ -50,7 +50,7 @@ def device_name(device: torch.device) -> str:
 def cpu_name() -> str:
     """The processor as the system names it, else its architecture."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
@@ -68,7 +68,13 @@ def _version(package: str) -> str | None:
 def _output(*command: str) -> str | None:
     try:
         run = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            timeout=20,
+            check=True,
+            encoding="utf-8",
+            errors="replace",
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -188,9 +188,10 @@ def _ask(question: dict[str, Any]) -> dict[str, Any]:
             run = subprocess.run(
                 [sys.executable, "-W", "ignore", "-m", "wgangp_fast.bench.fresh", json.dumps(question)],
                 capture_output=True,
-                text=True,
                 timeout=limit,
                 env=os.environ | caches,
+                encoding="utf-8",
+                errors="replace",
             )
         except subprocess.TimeoutExpired:
             return {"status": "error", "message": f"TimeoutError: the process took more than {limit:g} s"}

@@ -40,7 +40,7 @@ def peak_bytes(call: Callable[[], object], device: torch.device | str = "cpu") -
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.json"
         record.export_chrome_trace(str(trace))
-        events = json.loads(trace.read_text())["traceEvents"]
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     return peak_of_events(
         (event["ts"], event["args"]["Addr"], event["args"]["Bytes"])
         for event in events
@@ -69,7 +69,7 @@ def peak_of_events(events: Iterator[tuple[float, int, int]]) -> int:
 def quiet_stderr() -> Iterator[None]:
     """Silence the C++ side of the profiler, which reports its own start and stop on file descriptor 2."""
     saved = os.dup(2)
-    with open(os.devnull, "w") as sink:
+    with open(os.devnull, "w", encoding="utf-8") as sink:
         os.dup2(sink.fileno(), 2)
     try:
         yield

@@ -285,7 +285,7 @@ def all_right(result: dict[str, Any]) -> bool:
 def save(result: dict[str, Any], path: Path) -> None:
     """Write ``result`` as JSON; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n")
+    path.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -294,7 +294,7 @@ def load(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: not a result of this command, or of another format.
     """
-    result = json.loads(path.read_text())
+    result = json.loads(path.read_text(encoding="utf-8"))
     known = isinstance(result, dict) and result.get("suite") in (*SUITES, "ops", "growth")
     if not known or result.get("format") != FORMAT:
         raise ValueError(f"{path} must be a result of `wgangp-fast bench` in format {FORMAT}")

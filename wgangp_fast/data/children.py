@@ -52,7 +52,7 @@ def run(code: str, check: Callable[[], None]) -> tuple[int, str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         env=environment(),
         start_new_session=True,  # the terminal's Ctrl-C is for the process that called

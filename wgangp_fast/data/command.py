@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
+from ..console import complain
 from ..extras import UserError
 from .cache import Damaged
 from .prepare import Stopped
@@ -15,12 +15,12 @@ def run(program: str, work: Callable[[], None]) -> int:
     try:
         work()
     except UserError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        complain(program, error)
         return 1 if isinstance(error, Damaged) else 2
     except Stopped as error:
-        print(f"{program}: {error}: run the same command again to continue", file=sys.stderr)
+        complain(program, f"{error}: run the same command again to continue")
         return 128 + error.signal
     except KeyboardInterrupt:
-        print(f"{program}: interrupted", file=sys.stderr)
+        complain(program, "interrupted")
         return 130
     return 0

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..console import printable
 from ..extras import UserError
 from . import cache
 from .pixels import Skipped
@@ -180,7 +181,7 @@ class Partial:
         Raises:
             UserError: the disk does not take them; what was there before still counts.
         """
-        lines = "".join(f"{row}\t{_printable(name)}\t{_printable(reason)}\n" for row, name, reason in skipped)
+        lines = "".join(f"{row}\t{printable(name)}\t{printable(reason)}\n" for row, name, reason in skipped)
         listed = lines.encode("utf-8", "backslashreplace")
         try:
             _write(self._files[cache.IMAGES], np.ascontiguousarray(pixels))
@@ -345,7 +346,3 @@ def _sync_folder(path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -10,7 +10,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -114,7 +114,9 @@ def colour(text: str) -> str:
     try:
         red, green, blue, *alpha = require("PIL.ImageColor").getrgb(text)
     except ValueError:
-        raise UserError(f"background must be a colour such as white, black or #80a0ff; got {text!r}") from None
+        raise UserError(
+            f"background must be a colour such as white, black or #80a0ff; got {text!r}"
+        ) from None
     if alpha not in ([], [255]):
         raise UserError(f"background must be an opaque colour; got {text!r}")
     return f"#{red:02x}{green:02x}{blue:02x}"
@@ -125,8 +127,10 @@ _pillow = threading.RLock()
 
 @contextmanager
 def _own_limit() -> Iterator[None]:
-    """Pillow's limit of pixels, which holds for the whole process, off: :func:`decode` has its own. One thread
-    at a time, so that each leaves Pillow as it was."""
+    """Pillow's limit of pixels, which holds for the whole process, off: :func:`decode` has its own.
+
+    One thread at a time, so that each leaves Pillow as it was.
+    """
     module = require("PIL.Image")
     with _pillow:
         before, module.MAX_IMAGE_PIXELS = module.MAX_IMAGE_PIXELS, None
@@ -153,14 +157,13 @@ def decode(content: bytes, background: str = WHITE, max_pixels: int = MAX_PIXELS
         image = require("PIL.Image").open(io.BytesIO(content), formats=_formats())
         if 0 < max_pixels < image.width * image.height:
             raise ValueError(
-                f"{image.width} x {image.height} pixels are more than {max_pixels:,}: --max-pixels sets the limit"
+                f"{image.width} x {image.height} pixels are more than {max_pixels:,}: --max-pixels sets the "
+                "limit"
             )
         raw = image.tile[0][3] if image.tile else None  # how pixels are stored; gone once they are read
         image.load()
-    try:
+    with suppress(Exception):  # damaged EXIF data is no reason to lose a picture that decodes
         require("PIL.ImageOps").exif_transpose(image, in_place=True)
-    except Exception:  # damaged EXIF data is no reason to lose a picture that decodes
-        pass
     return _opaque(image, raw if isinstance(raw, str) else "", background)
 
 

@@ -117,7 +117,9 @@ def show_training(preset: str, outdir: str, penalty: Literal["fast", "stock"], s
     settings = TRAININGS[preset]
     steps = {"tick": settings["iters"] // 20, "snapshot": settings["iters"] // 4}
     path = train(Config(preset=preset, outdir=outdir, penalty=penalty, seed=seed, **{**steps, **settings}))
-    return quality_line(json.loads((path / "metrics.jsonl").read_text().splitlines()[-1])), path
+    return quality_line(
+        json.loads((path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    ), path
 
 
 def pictures_of(path: Path) -> list[Path]:

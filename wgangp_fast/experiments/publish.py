@@ -31,9 +31,13 @@ def publish(folder: Path, destination: Path) -> Path:
     Returns:
         The index.
     """
-    results = json.loads((folder / "results.json").read_text())
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     place = destination / results["experiment"]
-    there = json.loads((place / "results.json").read_text()) if (place / "results.json").exists() else {}
+    there = (
+        json.loads((place / "results.json").read_text(encoding="utf-8"))
+        if (place / "results.json").exists()
+        else {}
+    )
     same = all(there.get(key) == results[key] for key in FIXED if key != "seed")
     if same and there["seed"] != results["seed"]:
         shutil.copyfile(folder / "results.json", place / f"seed-{results['seed']}.json")
@@ -53,7 +57,7 @@ def index(destination: Path, order: Sequence[str] = ()) -> Path:
     Args:
         order: names that come first; the others follow by name.
     """
-    found = [json.loads(p.read_text()) for p in sorted(destination.glob("*/results.json"))]
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(destination.glob("*/results.json"))]
     rank = {name: i for i, name in enumerate(order)}
     found.sort(key=lambda r: (rank.get(r["experiment"], len(rank)), r["experiment"]))
     rows = [
@@ -90,7 +94,7 @@ def _link(results: dict[str, Any]) -> str:
 
 def _seeds(place: Path) -> str:
     """Claims that held with the other seeds whose results lie beside a page."""
-    found = [json.loads(path.read_text()) for path in sorted(place.glob("seed-*.json"))]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(place.glob("seed-*.json"))]
     return "; ".join(f"seed {results['seed']}: {_held(results)}" for results in found)
 
 

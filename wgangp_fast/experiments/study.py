@@ -110,7 +110,7 @@ class Study:
         path = self.path / "study.json"
         if path.exists():
             try:
-                there = dict(json.loads(path.read_text()))
+                there = dict(json.loads(path.read_text(encoding="utf-8")))
             except ValueError:
                 raise UserError(f"{path} is damaged; remove the folder, or give another --outdir") from None
             for key in FIXED:
@@ -148,7 +148,7 @@ class Study:
             folder.write_json(
                 path, {"seconds": round(time.perf_counter() - begin, 3), "value": _plain(value)}
             )
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         self.seconds[name] = found["seconds"]
         return found["value"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
 from typing import Any
 
@@ -30,9 +31,22 @@ def digit_classifier() -> tuple[Any, dict[str, float]]:
         images.flatten(1).numpy(), labels.numpy(), test_size=0.25, random_state=0, stratify=labels.numpy()
     )
     network = require("sklearn.neural_network").MLPClassifier((100,), max_iter=300, random_state=0)
-    network.fit(train, train_labels)
+    _fit(network, train, train_labels)
     confidence = float(network.predict_proba(test).max(axis=1).mean())
     return network, {"accuracy": float(network.score(test, test_labels)), "confidence": confidence}
+
+
+def _fit(network: Any, samples: Any, labels: Any) -> None:
+    """Train; scikit-learn takes Ctrl-C as the end of the training, and would judge with what it has."""
+    interrupted = "Training interrupted by user"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", interrupted, UserWarning)
+            network.fit(samples, labels)
+    except UserWarning as warning:
+        if interrupted not in str(warning):
+            raise
+        raise KeyboardInterrupt from None
 
 
 def digit_quality(images: Tensor) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold a lock among processes; the system frees it when its holder dies."""
     import fcntl
 
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -48,7 +48,7 @@ def remembered_failure(recipe: Recipe, cache: Path) -> str | None:
     failed = cache / recipe.key() / "failed.txt"
     if not failed.exists():
         return None
-    return f"{failed.read_text()}\n(from an earlier attempt; remove {failed} to try again)"
+    return f"{failed.read_text(encoding='utf-8')}\n(from an earlier attempt; remove {failed} to try again)"
 
 
 def _run_or_reuse(recipe: Recipe, step: Step, objects: Path) -> None:
@@ -109,7 +109,7 @@ def build(recipe: Recipe, cache: Path) -> tuple[Path, bool]:
             os.replace(work / "_C.so", library)
             _sweep(cache / "objects")
         except BuildError as error:
-            failed.write_text(str(error))
+            failed.write_text(str(error), encoding="utf-8", errors="backslashreplace")
             raise
         finally:
             shutil.rmtree(work, ignore_errors=True)

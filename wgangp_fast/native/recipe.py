@@ -208,9 +208,8 @@ class Recipe:
 def local_capability() -> str:
     """The best instruction set of this machine, as ``csrc/cpu/dispatch.cpp`` would choose."""
     try:
-        flags = set(
-            re.findall(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)[0].split()
-        )
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        flags = set(re.findall(r"^flags\s*:(.*)$", described, re.MULTILINE)[0].split())
     except (OSError, IndexError):
         return "baseline"
     if not flags >= {"avx2", "fma", "f16c"}:
@@ -221,7 +220,14 @@ def local_capability() -> str:
 def run_text(command: Sequence[str]) -> str:
     """Both outputs of a command; empty where it cannot run."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            encoding="utf-8",
+            errors="replace",
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr
@@ -299,7 +305,7 @@ def run_step(step: Step) -> None:
     Raises:
         BuildError: it failed; the message has the command and what it said.
     """
-    done = subprocess.run(step.command, capture_output=True, text=True, check=False)
+    done = subprocess.run(step.command, capture_output=True, check=False, encoding="utf-8", errors="replace")
     if done.returncode:
         said = (done.stderr or done.stdout).strip()[-4000:]
         raise BuildError(f"{shlex.join(step.command)}\nended with {done.returncode}:\n{said}")

@@ -34,7 +34,7 @@ def onednn_is_faster() -> bool:
     if not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return False
     try:
-        described = Path("/proc/cpuinfo").read_text()
+        described = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False
     return "GenuineIntel" not in described and "avx2" in described

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr
 
+from wgangp_fast.console import complain
 from wgangp_fast.data import UserError, require
 
 from .config import Config
@@ -81,19 +82,18 @@ def _main(argv: Sequence[str]) -> int:
         config = parse(argv)
         path = train(config)
     except UserError as error:
-        print(f"{who}: {error}", file=sys.stderr)
+        complain(who, error)
         return 2
     except Diverged as error:
         if rank == "0":
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            complain(PROGRAM, error)
         return 1
     except ProcessLost as error:
-        hint = "--resume RUN_FOLDER goes on from the last checkpoint"
-        print(f"{who}: {error}; {hint}", file=sys.stderr)
+        complain(who, f"{error}; --resume RUN_FOLDER goes on from the last checkpoint")
         return 3
     except Interrupted as error:
         if rank == "0":
-            print(f"{PROGRAM}: {error}", file=sys.stderr)
+            complain(PROGRAM, error)
             print(error.folder)
         return 128 + error.signal
     if not config.dry_run and rank == "0":

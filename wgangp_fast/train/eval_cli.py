@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from wgangp_fast import data
 from wgangp_fast.arguments import Parser, mistakes, positive
+from wgangp_fast.console import complain
 from wgangp_fast.data import Samples, UserError
 from wgangp_fast.metrics.distances import sliced_wasserstein_points
 from wgangp_fast.metrics.features import Classifier, Network, RandomConvolutions
@@ -84,7 +84,7 @@ def network_for(source: str, shape: tuple[int, ...], asked: argparse.Namespace, 
     path = asked.classifier or run.path.parent / f"classifier-{data.mark(source)}.pt"
     if path.exists():
         return Classifier.load(path, device=run.device)
-    print(f"{PROGRAM}: training a classifier on the data's labels, kept in {path}", file=sys.stderr)
+    complain(PROGRAM, f"training a classifier on the data's labels, kept in {path}")
     found = Classifier.train(*labelled, device=run.device)
     found.save(path)
     return found
@@ -125,7 +125,7 @@ def main(argv: Sequence[str]) -> int:
     asked = parser().parse_args(argv)
     run = open_run(asked.run, device=asked.device, iteration=asked.iteration, average=not asked.last_weights)
     for text in run.complaints:
-        print(f"{PROGRAM}: {text}: an older checkpoint is taken", file=sys.stderr)
+        complain(PROGRAM, f"{text}: an older checkpoint is taken")
     now = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     found = {
         "iteration": run.iteration,

@@ -113,9 +113,12 @@ class Log:
         if self.screen:
             try:
                 print(text, flush=True)
+                lost = getattr(sys.stdout, "lost", None)  # a command's own stdout raises nothing
             except (OSError, ValueError) as error:  # ValueError: it was closed
+                lost = error
+            if lost is not None:
                 self.screen = False
-                reason = getattr(error, "strerror", None) or error
+                reason = getattr(lost, "strerror", None) or lost
                 text += f"\nwarning: stdout takes no more lines ({reason}); they are in {self.text}"
         append_text(self.text, text + "\n")
 

@@ -134,7 +134,9 @@ def _open_folder(
         lock = folder.claim(path)
         held.callback(lock.close)
         if lock.missing:
-            complaints.append(f"{path} cannot be locked ({lock.missing}): nothing keeps a second run out of it")
+            complaints.append(
+                f"{path} cannot be locked ({lock.missing}): nothing keeps a second run out of it"
+            )
         return path
 
     def new() -> Path:

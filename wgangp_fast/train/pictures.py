@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wgangp_fast.data import require
+from wgangp_fast.files import write_whole
 from wgangp_fast.metrics.quality import to_pixels
 
 GRID_SIDE = 640  # pixels: small images are enlarged to about this
@@ -28,13 +29,16 @@ def image_grid(path: Path, images: Tensor, columns: int | None = None) -> None:
 
 
 def write_png(path: Path, pixels: Tensor) -> None:
-    """Write uint8 ``pixels [C, H, W]``, C of 1 or 3.
+    """Write uint8 ``pixels [C, H, W]``, C of 1 or 3, whole or not at all; in another format where the ending
+    is another's.
 
     Raises:
         UserError: Pillow is not installed.
     """
     array = pixels[0].numpy() if len(pixels) == 1 else pixels.permute(1, 2, 0).contiguous().numpy()
-    require("PIL.Image").fromarray(array).save(path)
+    image = require("PIL.Image").fromarray(array)
+    kind = require("PIL.Image").registered_extensions().get(path.suffix.lower(), "PNG")
+    write_whole(path, lambda file: image.save(file, kind), sync=False)
 
 
 def sheet(images: Tensor, columns: int | None = None) -> Tensor:
@@ -86,10 +90,11 @@ def points(
     axes.plot(*real.cpu().T, "+", color=ORANGE, markersize=6, alpha=0.7, label="real")
     if fake is not None:
         axes.plot(*fake.cpu().T, ".", color=GREEN, markersize=4, alpha=0.6, label="generated")
-    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel="$x_2$", title=title)
+    axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel="$x_2$")
+    axes.set_title(title, parse_math=False)  # it has the name of a file
     axes.set_aspect("equal")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
 
 
 def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
@@ -121,7 +126,8 @@ def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
     ]
     if generator:
         above.plot(*zip(*generator, strict=True), color=GREEN, label="generator loss", **style)
-    above.set(ylabel="loss", title=title)
+    above.set(ylabel="loss")
+    above.set_title(title, parse_math=False)
     below.plot(
         iterations,
         [tick["grad_norm"] for tick in ticks],
@@ -137,7 +143,12 @@ def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
     for axes in (above, below):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(path, dpi=100)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    kind = path.suffix[1:].lower() or "png"
+    write_whole(path, lambda file: figure.savefig(file, dpi=100, format=kind), sync=False)
 
 
 def _figure(rows: int, size: tuple[float, float]) -> tuple[Any, Any]:

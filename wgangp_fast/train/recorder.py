@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import resource
 import sys
 from pathlib import Path
@@ -75,10 +74,7 @@ class Recorder:
     def pictures(self) -> None:
         """A grid of samples and the losses so far."""
         if self.image or self.plots:
-            # Under its name when it is whole: what is there is not drawn again by a run that goes on.
-            unfinished = self.picture.with_name(f".{self.picture.name}")
-            self._samples(unfinished)
-            os.replace(unfinished, self.picture)
+            self._samples(self.picture)
         if self.plots:
             title = f"{self.label}, {self.config.loss}, batch {self.config.batch}"
             pictures.loss_curve(self.path / "loss.png", title, self.log.ticks)

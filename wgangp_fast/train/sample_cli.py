@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +11,9 @@ import torch
 from torch import Tensor
 
 from wgangp_fast.arguments import Parser, mistakes, positive
+from wgangp_fast.console import complain
 from wgangp_fast.data import UserError, require
+from wgangp_fast.files import write_whole
 from wgangp_fast.metrics.quality import to_pixels
 
 from . import pictures
@@ -82,7 +83,7 @@ def write(run: Run, samples: Tensor, out: Path, columns: int | None) -> None:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.suffix.lower() == ".npy":
-            np.save(out, samples.numpy())
+            write_whole(out, lambda file: np.save(file, samples.numpy()))
         elif out.suffix.lower() in PICTURES:
             if run.image:
                 pictures.image_grid(out, samples, columns)
@@ -115,7 +116,8 @@ def export(run: Run, out: Path) -> None:
     weights = {name: value.cpu().contiguous() for name, value in run.generator.state_dict().items()}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        require("safetensors.torch").save_file(weights, str(out), metadata=metadata)
+        content = require("safetensors.torch").save(weights, metadata=metadata)
+        write_whole(out, lambda file: file.write(content))
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error})") from None
 
@@ -128,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError("nothing to do: give --out FILE.png, or --export FILE.safetensors")
     run = open_run(asked.run, device=asked.device, iteration=asked.iteration, average=not asked.last_weights)
     for text in run.complaints:
-        print(f"{PROGRAM}: {text}: an older checkpoint is taken", file=sys.stderr)
+        complain(PROGRAM, f"{text}: an older checkpoint is taken")
     if asked.out is not None:
         if asked.interpolate:
             z = strips(run, asked.num, asked.seed, asked.truncation)

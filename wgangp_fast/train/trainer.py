@@ -343,7 +343,9 @@ class Trainer:
             for name, optimizer in self._optimizers().items():
                 load_optimizer(optimizer, state[name])
             self.iteration, self.rollbacks = int(state["iteration"]), int(state["rollbacks"])
-            self.images = int(state.get("images", self.iteration * self.shown))  # absent: of an earlier version
+            self.images = int(
+                state.get("images", self.iteration * self.shown)
+            )  # absent: of an earlier version
             self.seconds = float(state["seconds"])
             sums = {name: value.to(self.device) for name, value in state["sums"].items()}
             torch.set_rng_state(state["torch_random"])
