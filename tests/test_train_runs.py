@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from train_settings import CPU, assert_same, final_state, small, ticks, whole_run
+from train_settings import CPU, assert_same, final_state, small, ticks, trainer_of, whole_run
 
 from wgangp_fast import data
 from wgangp_fast.data import Batches, UserError
@@ -142,6 +143,45 @@ def test_force_resumes_with_other_settings_and_says_so(run: Path, tmp_path: Path
     assert "settings changed by force: batch: 8 -> 16; lr: 0.002 -> 0.001" in (path / "log.txt").read_text()
     assert json.loads((path / "config.json").read_text())["lr"] == 1e-3
     assert ticks(path)[-1]["learning_rate"] == 1e-3
+
+
+def test_kimg_and_the_average_count_images_whatever_the_batch_was(run: Path, tmp_path: Path) -> None:
+    """8 iterations of 3 times 8 images, then 2 of 3 times 32."""
+    config = Config(resume=str(run), iters=10, batch=32, ema_kimg=0.1, force=True, outdir=str(tmp_path))
+    path = train(config)
+    assert [tick["kimg"] for tick in ticks(path)] == [0.048, 0.096, 0.144, 0.192, 0.384]
+    assert final_state(path)["images"] == 384
+    assert config.n_critic == 3
+    again = train(Config(resume=str(path), iters=11, n_critic=1, force=True))
+    assert ticks(again)[-1]["kimg"] == 0.416
+
+
+def test_the_half_life_after_a_resume_is_of_the_images_that_were_shown(run: Path) -> None:
+    """The warm-up: a twentieth of the images so far, 192 of the old batch, not 8 times the new one."""
+    trainer = trainer_of(small(batch=32))
+    trainer.load_state_dict(checkpoint.newest(run)[0])
+    assert trainer.kimg == 0.192
+    old = [p.clone() for p in trainer.average.parameters()]
+    with torch.no_grad():
+        for p in trainer.generator.parameters():
+            p.add_(1.0)
+    now = [p.clone() for p in trainer.generator.parameters()]
+    trainer._update_average()
+    keep = 0.5 ** (0.096 / (0.192 / 20))
+    for before, after, average in zip(old, now, trainer.average.parameters(), strict=True):
+        torch.testing.assert_close(average, keep * before + (1 - keep) * after)
+
+
+def test_a_checkpoint_of_before_images_were_counted_has_those_of_its_settings(
+    run: Path, tmp_path: Path
+) -> None:
+    old = Path(shutil.copytree(run, tmp_path / run.name))
+    for path in checkpoint.listing(old):
+        state = checkpoint.load(path)
+        del state["images"]
+        torch.save(state, path)
+    train(Config(resume=str(old), iters=10, batch=32, force=True))
+    assert ticks(old)[-1]["kimg"] == 0.384
 
 
 def test_tensorboard_gets_what_stats_get(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def read_header(path: Path) -> dict[str, Any]:
         raise UserError(f"no cache at {path}: wgangp-fast prepare makes one") from None
     except OSError as error:
         raise UserError(f"cannot read {path / HEADER} ({error.strerror})") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Damaged(f"{path / HEADER} is damaged: it is not JSON; prepare the cache again") from None
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise UserError(f"{path} is no cache: its header.json is of something else")
@@ -156,10 +156,13 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{VERSION}: prepare it again, or use the release that made it"
         )
     for key, kind in _FIELDS.items():
-        if not isinstance(header.get(key), kind):
+        value = header.get(key)
+        wrong = isinstance(value, bool) or (isinstance(value, int) and value < 0)
+        if wrong or not isinstance(value, kind):
             raise Damaged(f"{path / HEADER} is damaged: {key!r} is missing or wrong; prepare the cache again")
     rows = header["digest_rows"]
-    if rows < 1 or len(header["digests"]) != -(-header["count"] // rows):
+    known = all(isinstance(digest, str) for digest in header["digests"])
+    if rows < 1 or not known or len(header["digests"]) != -(-header["count"] // rows):
         raise Damaged(f"{path / HEADER} is damaged: it lacks digests; prepare the cache again")
     return header
 

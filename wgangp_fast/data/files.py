@@ -63,7 +63,10 @@ def _load(path: Path) -> np.ndarray:
         # Mapped, not read; copy on write, because torch has no read-only tensors.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"{path} is not a readable .npy file ({str(error).splitlines()[0]})") from None
+        reason = str(error).splitlines()[0]
+        if "pickle" in str(error):  # numpy's words advise to allow what would run code that the file names
+            reason = "it holds Python objects, not numbers, and was not loaded"
+        raise UserError(f"{path} is not a readable .npy file ({reason})") from None
     if not isinstance(array, np.ndarray) or array.size == 0 or array.ndim == 0:
         raise UserError(f"{path} holds no samples")
     return array

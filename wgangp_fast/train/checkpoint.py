@@ -76,6 +76,14 @@ def load(path: Path) -> dict[str, Any]:
     return state
 
 
+def load_run(path: Path) -> dict[str, Any]:
+    """:func:`load` for a checkpoint of a run, which has an iteration."""
+    state = load(path)
+    if type(state.get("iteration")) is not int:
+        raise UserError(f"{path} is not a checkpoint of a run: its iteration is {state.get('iteration')!r}")
+    return state
+
+
 def _unreadable(error: Exception) -> str:
     """Why torch could not read a file. Its own words advise to turn ``weights_only`` off, which would run
     whatever code the file names."""
@@ -98,7 +106,7 @@ def newest(folder: Path) -> tuple[dict[str, Any], list[str]]:
     complaints: list[str] = []
     for path in reversed(paths):
         try:
-            return load(path), complaints
+            return load_run(path), complaints
         except UserError as error:
             complaints.append(str(error))
     if complaints:

@@ -23,7 +23,7 @@ from wgangp_fast.files import write_text
 
 from .report_charts import SMOOTH, Curve, chart, duration, finite, number
 from .report_page import COLOURS, cell, dot, folded, page, pairs, row_head, section, table
-from .report_run import MISSING, Run, differences, is_number, read_all, settings, shared_judge
+from .report_run import MISSING, Run, differences, inside, is_number, read_all, settings, shared_judge
 
 GRIDS = 4  # pictures of a run's samples, with the real ones a row; twice as many of a single run
 LARGE = 1_500_000  # bytes; a larger picture is embedded as JPEG
@@ -236,6 +236,8 @@ def _figure(spoken: str, caption: str, path: Path) -> str:
 
 def _embedded(path: Path) -> str | None:
     """A PNG as a data address; a large one as JPEG where Pillow is there; None if it is damaged."""
+    if not inside(path):
+        return None
     try:
         data = path.read_bytes()
     except OSError:

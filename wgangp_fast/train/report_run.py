@@ -112,7 +112,16 @@ def read(path: Path, label: str) -> Run:
     return Run(path, label, configs[0] if configs else {}, ticks, evaluations, log)
 
 
+def inside(path: Path) -> bool:
+    """Whether a run folder's file is its own: the page must not show files that a link points at elsewhere."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
+        return path.resolve().parent == path.parent.resolve()
+    return False
+
+
 def _text(path: Path) -> str:
+    if not inside(path):
+        return ""
     with contextlib.suppress(OSError):
         return path.read_text(encoding="utf-8", errors="replace")
     return ""

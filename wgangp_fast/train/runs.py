@@ -119,9 +119,12 @@ def open_run(
         if not path.is_file():
             known = ", ".join(str(int(p.stem.rpartition("_")[2])) for p in checkpoint.listing(folder))
             raise UserError(f"{folder} has no checkpoint of iteration {iteration}; it has {known or 'none'}")
-        state = checkpoint.load(path)
+        state = checkpoint.load_run(path)
     where = usable(device)
-    shape = tuple(int(side) for side in state["shape"])
+    found = state.get("shape")
+    if not isinstance(found, list) or not all(type(side) is int and side > 0 for side in found):
+        raise UserError(f"{folder}: the checkpoint is damaged: its samples have the shape {found!r}")
+    shape = tuple(found)
     _, generator = build_networks(config, shape)
     _load(generator, state, "average" if average else "generator", folder)
     generator = generator.to(where).requires_grad_(False)
