@@ -46,7 +46,7 @@ for _name, _parameters in ACTIVATIONS:
 
 for _shape in ((3, 4), (2, 3, 5), (1, 1), (0, 3)):
     for _a, _b in ((r(*_shape), r(*_shape)), tuple(r(_shape[0], 2 * _shape[1], *_shape[2:]).chunk(2, 1))):
-        enter(gate, case(gate, _a, _b, active=[["a", "b"]],
+        enter(gate, case(gate, _a, _b, active=[["a", "b"], ["a"], ["b"]],
                          stand_in=lambda a, b: torch.sigmoid(a) * torch.tanh(b)))  # fmt: skip
 
 

@@ -117,6 +117,8 @@ class Derivation:
         probe = Site(site.op, fake_values(bound), site._read, active, site.result)
         try:
             return rule_of(probe)
+        except DeriveError:
+            raise
         except Exception as error:
             raise DeriveError(f"{node.target} cannot be differentiated twice: {error}") from error
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import fx
 
+from ..rules.registry import DeriveError as DeriveError
 from .effects import EFFECTS
 
 aten = torch.ops.aten
@@ -61,10 +62,6 @@ def moves_with(x: fx.Node) -> set[fx.Node]:
 
 #: rows of a batch: the penalty points, which every sweep has; all others (none, but in ``joint``); both
 POINTS, REST, WHOLE = "points", "rest", "whole"
-
-
-class DeriveError(Exception):
-    """The sweeps of this critic cannot be written; the message says which node and why."""
 
 
 @dataclass

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
+from ..ops.registry import KERNELS
 from . import attention, bilinear, elementwise, kernels, linear_map, norm, replace_data
 from .generic import Generic
-from .registry import Rule, Site, find
+from .registry import DeriveError, Rule, Site, find
 
 __all__ = [
+    "DeriveError",
     "Generic",
     "Rule",
     "Site",
@@ -22,14 +26,29 @@ __all__ = [
 
 
 def rule_of(site: Site) -> Rule:
-    """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one."""
+    """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one.
+
+    Raises:
+        DeriveError: an operation of this package whose rule does not cover these arguments. Autograd knows
+            nothing of these operations: the generic rule would find no derivative and say zero.
+    """
     rule = find(site.op)
     if rule is not None:
         rule = rule.specialise(site)
+        if rule.accepts(site) and not _is_complex(site):
+            return rule
+    if any(site.op is kernel.call for kernel in KERNELS.values()):
+        moving = ", ".join(sorted(site.active)) or "nothing"
+        raise DeriveError(f"no rule of wgangp_fast.{site.op.__name__} covers these arguments ({moving} moves)")
     if rule is None:
         return Generic(site, f"no rule is written for {site.op}")
-    if any(site.val(slot).is_complex() for slot in site.slots()):
-        return Generic(site, "complex arguments")
-    if not rule.accepts(site):
-        return Generic(site, f"the rule of {site.op} does not cover these arguments")
-    return rule
+    reason = "complex numbers" if _is_complex(site) else f"the rule of {site.op} does not cover these arguments"
+    return Generic(site, reason, rule.inline)
+
+
+def _is_complex(site: Site) -> bool:
+    """Whether complex numbers come in or out: a real factor of a complex product has a complex cotangent,
+    of which it gets the real part. Autograd does so; the written rules are for real numbers."""
+    results = site.result if isinstance(site.result, (tuple, list)) else [site.result]
+    values = [*map(site.val, site.slots()), *(r for r in results if isinstance(r, Tensor))]
+    return any(value.is_complex() for value in values)

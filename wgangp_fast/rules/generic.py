@@ -2,75 +2,93 @@
 
 Exact for whatever autograd differentiates twice, complex operators included; slower than a written
 rule, because each sweep runs the operator again. Which outputs move and which inputs bend is found
-once, when the plan is written, by differentiating fake tensors.
+on fake tensors while the plan is written, and not before it is asked: an operator without a second
+derivative may stand in a critic that uses its result for indices alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .registry import Rule, Site, Slots, call_operator
+from .registry import DeriveError, Rule, Site, Slots, call_operator
 
 
-def _tensors(values: Mapping[str, Any], slots: Sequence[str]) -> tuple[dict[str, Any], list[Tensor]]:
-    """Copy ``values`` with fresh autograd leaves in ``slots``; return the copy and the leaves."""
-    fresh: dict[str, Any] = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in values.items()}
+def _detached(value: Any) -> Any:
+    """Constants of the same values: a parameter among them must not look like a path to differentiate."""
+    if isinstance(value, (list, tuple)):
+        return [_detached(member) for member in value]
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+def _members(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _leaves(values: Mapping[str, Any], slots: Sequence[str]) -> tuple[dict[str, Any], list[Tensor]]:
+    """``values`` without their history, and autograd leaves in ``slots``; also returns the leaves."""
+    fresh = {name: _detached(value) for name, value in values.items()}
     leaves = []
     for slot in slots:
         name, _, index = slot.partition(".")
-        leaf = (fresh[name][int(index)] if index else fresh[name]).detach().requires_grad_()
-        if index:
-            fresh[name][int(index)] = leaf
-        else:
-            fresh[name] = leaf
-        leaves.append(leaf)
+        leaves.append((fresh[name][int(index)] if index else fresh[name]).requires_grad_())
     return fresh, leaves
 
 
 def _moving(result: Any, cotangents: Any) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs that have a cotangent and a graph, with those cotangents."""
-    results = list(result) if isinstance(result, (tuple, list)) else [result]
-    given = list(cotangents) if isinstance(cotangents, (tuple, list)) else [cotangents]
-    pairs = [(r, c) for r, c in zip(results, given) if c is not None and r.requires_grad]
+    given = zip(_members(result), _members(_detached(cotangents)))
+    pairs = [(r, c) for r, c in given if c is not None and r.requires_grad]
     return [r for r, _ in pairs], [c for _, c in pairs]
+
+
+def _gradients(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of all ``inputs``, zeros where nothing is reached."""
+    if not outputs:
+        return tuple(torch.zeros_like(tensor) for tensor in inputs)
+    return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
 
 
 def node_vjp(op: Any, values: Mapping[str, Any], slots: Sequence[str], g: Any) -> tuple[Tensor, ...]:
     """Cotangents of ``slots``."""
     with torch.enable_grad():
-        fresh, leaves = _tensors(values, slots)
+        fresh, leaves = _leaves(values, slots)
         outputs, cotangents = _moving(call_operator(op, fresh), g)
-    return torch.autograd.grad(outputs, leaves, cotangents, allow_unused=True, materialize_grads=True)
+    return _gradients(outputs, leaves, cotangents)
 
 
 def node_jvp(op: Any, values: Mapping[str, Any], slots: Sequence[str], tangents: Sequence[Tensor]) -> Any:
-    """Tangent of the output: the gradient, with respect to its cotangent, of the vjp."""
+    """Tangent of the output: the gradient, with respect to its cotangent, of the vjp.
+
+    The vjp is linear in its cotangent, so its derivative may be taken at any. Ones are tried first: some
+    operators (logcumsumexp) take logarithms of their cotangent, whose derivative at zero is NaN. Others
+    (complex eigenvectors and singular vectors) are defined up to a phase only, and raise for a cotangent
+    that depends on it; zeros never do.
+    """
     with torch.enable_grad():
-        fresh, leaves = _tensors(values, slots)
+        fresh, leaves = _leaves(values, slots)
         result = call_operator(op, fresh)
-        many = isinstance(result, (tuple, list))
-        results = list(result) if many else [result]
-        probes = [torch.zeros_like(r, requires_grad=True) if r.requires_grad else None for r in results]
-        outputs, cotangents = _moving(results, probes)
-        pulled = torch.autograd.grad(outputs, leaves, cotangents, create_graph=True, allow_unused=True)
-        pairs = [(p, t) for p, t in zip(pulled, tangents) if p is not None and p.requires_grad]
-        if not pairs:
-            pushed: Sequence[Tensor] = [torch.zeros_like(r) for r in outputs]
-        else:
-            pushed = torch.autograd.grad(
-                [p for p, _ in pairs],
-                cotangents,
-                [t for _, t in pairs],
-                allow_unused=True,
-                materialize_grads=True,
-            )
+        moving = [r for r in _members(result) if isinstance(r, Tensor) and r.requires_grad]
+        try:
+            pushed = _pushed(moving, leaves, _detached(tangents), torch.ones_like)
+        except RuntimeError:
+            pushed = _pushed(moving, leaves, _detached(tangents), torch.zeros_like)
     found = iter(pushed)
-    moved = tuple(None if p is None else next(found) for p in probes)
-    return moved if many else moved[0]
+    moved = tuple(next(found) if isinstance(r, Tensor) and r.requires_grad else None for r in _members(result))
+    return moved if isinstance(result, (tuple, list)) else moved[0]
+
+
+def _pushed(outputs: list[Tensor], leaves: list[Tensor], tangents: list[Tensor], probe: Any) -> Sequence[Tensor]:
+    probes = [probe(output.detach()).requires_grad_() for output in outputs]
+    pulled = torch.autograd.grad(outputs, leaves, probes, create_graph=True, allow_unused=True)
+    pairs = [(p, t) for p, t in zip(pulled, tangents) if p is not None and p.requires_grad]
+    return _gradients([p for p, _ in pairs], probes, [t for _, t in pairs])
 
 
 def node_adjoint(
@@ -85,7 +103,7 @@ def node_adjoint(
     """``vjp(c) + d/dslot <g, jvp(t)>`` for each of ``slots``, in one double-backward of the node."""
     both = list(dict.fromkeys([*slots, *moving]))
     with torch.enable_grad():
-        fresh, leaves = _tensors(values, both)
+        fresh, leaves = _leaves(values, both)
         result = call_operator(op, fresh)
         outputs, cotangents = _moving(result, c)
         bent, bent_cotangents = _moving(result, g)
@@ -94,64 +112,154 @@ def node_adjoint(
             pulled = torch.autograd.grad(
                 bent, of_moving, bent_cotangents, create_graph=True, allow_unused=True
             )
-            for p, t in zip(pulled, tangents):
+            for p, t in zip(pulled, _detached(tangents)):
                 if p is not None and p.requires_grad:
                     outputs.append(p)
                     cotangents.append(t)
-    wanted = [leaves[both.index(s)] for s in slots]
-    if not outputs:
-        return tuple(torch.zeros_like(leaf) for leaf in wanted)
-    return torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True, materialize_grads=True)
+    return _gradients(outputs, [leaves[both.index(s)] for s in slots], cotangents)
+
+
+@functools.cache
+def has_derivative(op: Any) -> bool:
+    """Whether a derivative of the operator is registered with autograd, be it that it has none by meaning
+    (``argmax``). Without one, torch warns in backward and takes what the kernel happens to give."""
+    asked = getattr(op, "has_kernel_for_dispatch_key", None)
+    keys = getattr(getattr(torch._C, "DispatchKey", None), "__members__", {})
+    if asked is None or not keys:
+        return True
+    names = [name for name in keys if name.startswith("Autograd") or name == "CompositeImplicitAutograd"]
+    return any(asked(keys[name]) for name in names)
+
+
+class _Unregistered(TorchDispatchMode):
+    """Notes which operators without a registered derivative run. (To raise here would end the process: torch
+    also asks for a tensor's device through a mode, where it cannot pass an exception on.)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if any(map(_is_float, _members(result))) and not has_derivative(func):
+            self.found.append(func)
+        return result
+
+
+UNREGISTERED = "has no derivative registered with autograd (see torch.library.register_autograd)"
+
+
+def _needs_data(error: Exception) -> bool:
+    """Whether fake tensors were too little: the derivative's shape or choice depends on data."""
+    return type(error).__module__.startswith(("torch._subclasses", "torch.fx.experimental"))
 
 
 class Generic(Rule):
     """Autograd on one node. ``reason`` says why no written rule took it (shown by ``explain``)."""
 
-    def __init__(self, site: Site, reason: str) -> None:
-        self.reason = reason
-        slots = [s for s in site.slots() if site.val(s).is_floating_point() or site.val(s).is_complex()]
-        try:
-            self.outputs, self.bends = self._probe(site, slots)
-        except RuntimeError:  # autograd cannot differentiate by a slot that is perhaps not wanted
-            self.outputs, self.bends = self._probe(site, sorted(site.active))
-            self.bends |= frozenset(slots) - site.active
+    def __init__(self, site: Site, reason: str, inline: bool = False) -> None:
+        self.reason, self.op, self.active = reason, site.op, site.active
+        self.inline = inline  # as the operator's written rule, whose word the prologue's cut takes
+        self.arguments = site.arguments
+        self.slots = frozenset(s for s in site.slots() if _is_float(site.val(s)))
+        self.refused: dict[str, str] = {}  # slots that autograd cannot differentiate by, and why
+        self._once: frozenset[str] = frozenset()  # slots whose first derivative was tried
 
-    def _probe(self, site: Site, slots: list[str]) -> tuple[frozenset[int], frozenset[str]]:
-        """Which outputs move with the active slots; in which of ``slots`` autograd finds curvature."""
-        with torch.enable_grad():
-            fresh, leaves = _tensors(site.arguments, slots)
-            moved = [leaf for slot, leaf in zip(slots, leaves) if slot in site.active]
-            mode = getattr(leaves[0], "fake_mode", None)
+    @functools.cached_property
+    def outputs(self) -> frozenset[int]:
+        """The outputs that move with the active slots."""
+        with self._probing(self.active) as (_, results):
+            known = has_derivative(self.op)
+            moves = [_is_float(r) and (r.requires_grad or not known) for r in results]
+        return frozenset(i for i, yes in enumerate(moves) if yes)
+
+    @functools.cached_property
+    def bends(self) -> frozenset[str]:
+        """The slots in which autograd finds curvature when the active slots move.
+
+        Raises:
+            DeriveError: autograd cannot differentiate the operator twice by the active slots.
+        """
+        try:
+            return self._second_order(self.slots)
+        except DeriveError:  # perhaps because of a slot that nobody wants
+            found = self._second_order(self.active)
+        for slot in sorted(self.slots - self.active):
             try:
-                if mode is not None:
-                    mode.__enter__()
-                result = call_operator(site.op, fresh)
-                results = list(result) if isinstance(result, (tuple, list)) else [result]
-                moving = frozenset(
-                    i for i, r in enumerate(results) if isinstance(r, Tensor) and r.requires_grad
-                )
-                if not moving:
-                    return moving, frozenset()
-                outputs = [results[i] for i in sorted(moving)]
-                pulled = torch.autograd.grad(
-                    outputs,
-                    moved,
-                    [torch.ones_like(o) for o in outputs],
-                    create_graph=True,
-                    allow_unused=True,
-                )
-                pulled = tuple(p for p in pulled if p is not None and p.requires_grad)
-                if not pulled:
-                    return moving, frozenset()
-                second = torch.autograd.grad(
-                    pulled, leaves, [torch.ones_like(p) for p in pulled], allow_unused=True
-                )
-                return moving, frozenset(slot for slot, s in zip(slots, second) if s is not None)
-            finally:
-                if mode is not None:
-                    mode.__exit__(None, None, None)
+                found |= self._second_order(self.active | {slot}) & {slot}
+            except DeriveError as error:
+                self.refused[slot] = str(error)
+        return found | self.refused.keys()
+
+    @contextlib.contextmanager
+    def _probing(
+        self, slots: frozenset[str], inside: Any = None
+    ) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
+        """Leaves by slot and the results, of the operator run on fake tensors, in the mode ``inside``."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            names = sorted(slots)
+            fresh, leaves = _leaves(self.arguments, names)
+            mode = getattr(leaves[0], "fake_mode", None) if leaves else None
+            if mode is not None:
+                stack.enter_context(mode)
+            if inside is not None:
+                stack.enter_context(inside)
+            yield dict(zip(names, leaves)), _members(call_operator(self.op, fresh))
+
+    def _second_order(self, slots: frozenset[str]) -> frozenset[str]:
+        """Which of ``slots`` autograd reaches when it differentiates the vjp by the active slots."""
+        seen = _Unregistered()
+        with self._refusing("twice"), self._probing(slots, seen) as (leaves, results):
+            probes, pulled = self._pulled(leaves, results)
+            if seen.found:
+                raise DeriveError(f"{self.op} cannot be differentiated twice: {seen.found[0]} {UNREGISTERED}")
+            pulled = [p for p in pulled if p is not None and p.requires_grad]
+            if not pulled:
+                return frozenset()
+            # by the cotangents as well, which makes the tangent
+            by = [*leaves.values(), *probes]
+            second = torch.autograd.grad(pulled, by, [torch.ones_like(p) for p in pulled], allow_unused=True)
+            return frozenset(slot for slot, found in zip(leaves, second) if found is not None)
+        return slots  # it takes data to see: all of them, perhaps with zeros
+
+    def _pulled(self, leaves: dict[str, Tensor], results: list[Any]) -> tuple[list[Tensor], Sequence[Any]]:
+        outputs = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
+        if not outputs:
+            return [], []
+        probes = [torch.ones_like(o).requires_grad_() for o in outputs]
+        by = [leaves[slot] for slot in sorted(self.active)]
+        return probes, torch.autograd.grad(outputs, by, probes, create_graph=True, allow_unused=True)
+
+    @contextlib.contextmanager
+    def _refusing(self, how: str) -> Iterator[None]:
+        """What autograd cannot do becomes a DeriveError; what only data could tell is passed over."""
+        try:
+            yield
+        except DeriveError:
+            raise
+        except Exception as error:
+            if not _needs_data(error):
+                raise DeriveError(f"{self.op} cannot be differentiated {how}: {error}") from error
+
+    def _require(self, slots: frozenset[str], twice: bool) -> None:
+        """Raise here, while the plan is written, what autograd would raise in every call."""
+        if twice:
+            self.bends  # noqa: B018 - computes `refused`
+            for slot in sorted(slots & self.refused.keys()):
+                raise DeriveError(self.refused[slot])
+        elif not slots <= self._once:
+            with self._refusing("by " + ", ".join(sorted(slots))), self._probing(slots) as (leaves, results):
+                if not has_derivative(self.op):
+                    raise DeriveError(f"{self.op} {UNREGISTERED}")
+                outputs = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
+                if outputs:
+                    ones = [torch.ones_like(o) for o in outputs]
+                    torch.autograd.grad(outputs, list(leaves.values()), ones, allow_unused=True)
+            self._once |= slots
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        self._require(slots, twice=False)
         names = sorted(slots)
         found = site.apply(node_vjp, site.op, site.values(), names, g)
         return {name: found[i] for i, name in enumerate(names)}
@@ -170,6 +278,11 @@ class Generic(Rule):
         return self.adjoint(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        self._require(slots, twice=g is not None)
         names, moving = sorted(slots), sorted(t)
         found = site.apply(node_adjoint, site.op, site.values(), names, moving, g, [t[m] for m in moving], c)
         return {name: found[i] for i, name in enumerate(names)}
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())

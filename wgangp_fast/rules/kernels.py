@@ -82,7 +82,7 @@ class Gate(Rule):
         return site.primal("a"), site.primal("b")
 
     def accepts(self, site: Site) -> bool:
-        return site.active == {"a", "b"}
+        return site.active <= {"a", "b"}
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         found = _call("gate_vjp", g, *self._ab(site))

@@ -18,6 +18,10 @@ from torch import Tensor
 Slots = Mapping[str, Any]  # slot -> value; an absent slot is structurally zero
 
 
+class DeriveError(Exception):
+    """The sweeps of this critic cannot be written; the message says which node and why."""
+
+
 class Site:
     """One node of the critic's graph, as its rule sees it.
 
