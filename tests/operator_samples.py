@@ -45,7 +45,9 @@ class _Calls(TorchDispatchMode):
         kept = None
         if self._counts(func, tensors):
             of_kind = self.found[func, any(v.is_complex() for v in tensors)]
-            key = tuple(f"{v.dtype}{tuple(v.shape)}" if isinstance(v, Tensor) else v for v in tree_leaves(given))
+            key = tuple(
+                f"{v.dtype}{tuple(v.shape)}" if isinstance(v, Tensor) else v for v in tree_leaves(given)
+            )
             if len(of_kind) < self.each and str(key) not in of_kind:
                 kept = tree_map_only(Tensor, lambda v: v.detach().clone(), given)
         result = func(*args, **given[1])

@@ -2,7 +2,7 @@
 
 Functionalisation turns ``h.clamp_()`` into a new value of ``h``. Which derivative that has is a question
 for autograd, which follows tensors, not values: a change under ``no_grad`` leaves the history of ``h`` as it
-was, also where it is made through a view or a detached alias; a view taken under ``no_grad`` never has one.
+was, also where it is made through a view or a detached alias.
 """
 
 from __future__ import annotations
@@ -73,12 +73,8 @@ class RecordHistory(TorchDispatchMode):
     def _refresh(self, tensor: Tensor) -> None:
         """Bring an alias up to date with what was written through others."""
         self.roots.setdefault(_storage(tensor), tensor)
-        before = _value(tensor)
         with torch.enable_grad():
             torch._sync(tensor)
-            after = _value(tensor)
-            if after is not before and not tensor.requires_grad and after.is_floating_point():
-                _replace(tensor, after.detach())
 
     def _keep_history(self, root: Tensor, before: Tensor) -> None:
         after = _value(root)
@@ -86,7 +82,7 @@ class RecordHistory(TorchDispatchMode):
             raise CaptureError("the critic gives a tensor that carries a gradient data of another shape")
         if after is not before and (after.dtype.is_floating_point or after.dtype.is_complex):
             with torch.enable_grad():
-                _replace(root, replace_data(before, after))
+                torch._functionalize_replace(_elem(root), replace_data(before, after))
                 torch._functionalize_commit_update(_elem(root))
                 torch._sync(root)
 
@@ -105,10 +101,6 @@ def _storage(tensor: Tensor) -> Any:
 
 def _value(tensor: Any) -> Any:
     return torch._from_functional_tensor(_elem(tensor))
-
-
-def _replace(tensor: Any, value: Tensor) -> None:
-    torch._functionalize_replace(_elem(tensor), value)
 
 
 def _elem(tensor: Any) -> Any:

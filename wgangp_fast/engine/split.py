@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, fx, ops
 
 from ..rules.registry import bind, find
-from ..rules.replace_data import replace_data
+from ..rules.replace_data import replace_data, replaced
 from .effects import EFFECTS, give_data, write
 from .errors import CaptureError
 from .normalize import normalise
@@ -228,6 +228,8 @@ class _Splitter:
         if self._is_given(node):
             # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
             return prologue.call_function(give_data, tuple(held[n] for n in args_of(node)))
+        if node.target is replace_data:
+            return prologue.call_function(replaced, tuple(held[n] for n in args_of(node)))
         if node.target is aten.copy.default:  # has no derivative of its own
             like, source = args_of(node)[:2]
             return prologue.call_function(_copied, (held[like], held[source]))

@@ -39,10 +39,14 @@ def rule_of(site: Site) -> Rule:
             return rule
     if any(site.op is kernel.call for kernel in KERNELS.values()):
         moving = ", ".join(sorted(site.active)) or "nothing"
-        raise DeriveError(f"no rule of wgangp_fast.{site.op.__name__} covers these arguments ({moving} moves)")
+        raise DeriveError(
+            f"no rule of wgangp_fast.{site.op.__name__} covers these arguments ({moving} moves)"
+        )
     if rule is None:
         return Generic(site, f"no rule is written for {site.op}")
-    reason = "complex numbers" if _is_complex(site) else f"the rule of {site.op} does not cover these arguments"
+    reason = (
+        "complex numbers" if _is_complex(site) else f"the rule of {site.op} does not cover these arguments"
+    )
     return Generic(site, reason, rule.inline)
 
 

@@ -80,11 +80,15 @@ def node_jvp(op: Any, values: Mapping[str, Any], slots: Sequence[str], tangents:
         except RuntimeError:
             pushed = _pushed(moving, leaves, _detached(tangents), torch.zeros_like)
     found = iter(pushed)
-    moved = tuple(next(found) if isinstance(r, Tensor) and r.requires_grad else None for r in _members(result))
+    moved = tuple(
+        next(found) if isinstance(r, Tensor) and r.requires_grad else None for r in _members(result)
+    )
     return moved if isinstance(result, (tuple, list)) else moved[0]
 
 
-def _pushed(outputs: list[Tensor], leaves: list[Tensor], tangents: list[Tensor], probe: Any) -> Sequence[Tensor]:
+def _pushed(
+    outputs: list[Tensor], leaves: list[Tensor], tangents: list[Tensor], probe: Any
+) -> Sequence[Tensor]:
     probes = [probe(output.detach()).requires_grad_() for output in outputs]
     pulled = torch.autograd.grad(outputs, leaves, probes, create_graph=True, allow_unused=True)
     pairs = [(p, t) for p, t in zip(pulled, tangents) if p is not None and p.requires_grad]
