@@ -58,6 +58,7 @@ class Explanation:
         subject: what is explained: ``"penalty"`` or ``"critic loss"``.
         apart: for a critic loss: why real, fake and the penalty points run in passes of their own; empty if
             one pass serves all. The rest then describes the penalty.
+        verified: what the comparison of its first call with the stock code has shown.
         executor: what runs the plan, and why if it is not what was asked for.
         launches: calls that compute something, ``(forward, backward)``: what a GPU is asked to run.
         forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
@@ -72,6 +73,7 @@ class Explanation:
     reason: str = ""
     subject: str = "penalty"
     apart: str = ""
+    verified: str = ""
     executor: str = "eager"
     rows: tuple[Row, ...] = ()
     forward_units: float = 0.0
@@ -104,6 +106,7 @@ class Explanation:
             f"{sum(self.launches)} launches; "
             f"{self.saved_bytes / 2**20:.2f} MiB saved between them"
         )
+        lines.append(f"first call: {self.verified}")
         if self.executor != "eager":
             lines.append(f"executor: {self.executor}")
         for row in self.generic:
@@ -185,6 +188,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
         "engine",
         subject=subject,
         apart=apart,
+        verified=found.verified or "not compared with the stock code yet",
         executor=ran,
         rows=rows,
         forward_units=round(total / flops, 4) if flops else 0.0,

@@ -258,8 +258,8 @@ class _Refusal:
             return
         entry.warned.add(str(error))
         refusals.warn_user(
-            f"the stock gradient penalty runs for this critic, at stock speed: it cannot be captured as one "
-            f"graph. {refusals.with_remedy(error)}; or pass impl='ref' to accept it.",
+            f"the stock gradient penalty runs for this critic, at stock speed. {refusals.with_remedy(error)}; "
+            f"or pass impl='ref' to accept it.",
             StockPathWarning,
         )
 
@@ -331,8 +331,8 @@ def distrusted(
     try:
         watch.compare(plan, ours, stock, points)
     except verify.VerificationError as error:
-        remedy = "report it with the critic's code, please; the stock path is exact"
-        refused = f"its first call, compared with the stock code, was wrong: {error}", remedy
+        remedy = "none is needed, the stock path is exact; please report the critic"
+        refused = f"compared with the stock code, the plan's first call was wrong: {error}", remedy
         watch.captured.refused = refused
         return _Refusal(critic, refusals.refusal(*refused))
     return None

@@ -220,7 +220,13 @@ class _Comparison:
         self.before.restore()
         theirs = self._of_stock(self.points)
         self.targets = self._targets(theirs)
-        mine, stock = self._gradients(self.ours, self.points), self._gradients(theirs, self.points)
+        stock = self._gradients(theirs, self.points)
+        try:
+            mine = self._gradients(self.ours, self.points)
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
+            raise VerificationError(f"its backward pass raised {type(error).__name__}: {error}") from error
         if not all(bool(torch.isfinite(v).all()) for v in stock if v is not None):
             return "not compared: the stock code's numbers are not finite"
         for (name, strict), a, b in zip(self.names, mine, stock):
