@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import fabric_double
 import pytest
 import torch
 from torch import Tensor, autograd, nn
@@ -82,6 +84,18 @@ def ours_in_a_closure(D: Any, b: dict[str, Tensor]) -> Tensor:
     return wgangp_fast.gradient_penalty(lambda x: D(x, b["labels"]), b["real"], b["fake"], alpha=b["alpha"])
 
 
+def ours_wrapped(wrap: Callable[[nn.Module], Any]) -> Penalty:
+    """The penalty of ``wrap(D)``: DDP is inside another wrapper, and has to be found there."""
+    return lambda D, b: ours(wrap(D), b)
+
+
+def hooked(D: nn.Module) -> nn.Module:
+    """DDP with a hook that changes nothing, but could."""
+    if not D._forward_hooks:
+        D.register_forward_hook(lambda module, arguments, score: 1.0 * score)
+    return D
+
+
 def ours_labelled(D: Any, b: dict[str, Tensor]) -> Tensor:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "rand", lambda *size, **_: b["alpha"].view(*size))
@@ -118,6 +132,12 @@ SCENARIOS: dict[str, tuple[type[nn.Module], Penalty, Penalty, bool, bool]] = {
     # A closure hides DDP: Dynamo cannot trace its forward, so the stock path runs.
     "closure over DDP": (Labelled, ours_in_a_closure, stock_labelled, True, False),
     "closure over DDP, penalty alone": (Labelled, ours_in_a_closure, stock_labelled, False, False),
+    "compiled over DDP, penalty alone": (
+        *(Plain, ours_wrapped(lambda D: torch.compile(D, backend="eager")), stock, False, True),
+    ),
+    "partial over DDP, penalty alone": (Plain, ours_wrapped(functools.partial), stock, False, True),
+    "Fabric over DDP, penalty alone": (Plain, ours_wrapped(fabric_double.setup), stock, False, True),
+    "DDP with hooks of its own": (Plain, ours_wrapped(hooked), stock, True, False),
     "stock path": (Plain, ours_as_stock, stock, True, False),
     "stock path, penalty alone": (Plain, ours_as_stock, stock, False, False),
     "labels": (Labelled, ours_labelled, stock_labelled, True, True),

@@ -1,55 +1,190 @@
-"""What people wrap a critic in: torch.compile, and DistributedDataParallel (DDP)."""
+"""What people wrap a critic in, and how each wrapper is taken off so that the critic can be captured.
+
+| wrapper | what happens |
+|---|---|
+| ``torch.compile`` | taken off: the engine compiles by itself |
+| DistributedDataParallel | taken off, its preparation of the reduction done around the penalty |
+| ``AveragedModel``, DataParallel without a device | taken off: they only call their module |
+| DataParallel on one device | taken off; the inputs go to that device |
+| Lightning Fabric's module | taken off; its casts and its autocast stay around the critic |
+| ``functools.partial`` | stays around the critic that is found inside |
+| accelerate without processes, parametrised modules | nothing to take off: captured as they are |
+| DataParallel on several devices, DDP with ``mixed_precision`` or hooks | the stock path, with a remedy |
+| ``fully_shard``, FullyShardedDataParallel | an error with a remedy: a stock penalty cannot run there |
+
+A wrapper with hooks of its own is left on, so that they run. Wrappers of other packages are known by name:
+nothing is imported for them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.modules.module import register_module_forward_pre_hook
-from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
 
 Finish = Callable[[Tensor], Tensor]
 
 
 def unwrap(critic: Any) -> Any:
-    """The callable behind ``torch.compile`` and DDP, both of which refuse to be captured."""
-    while True:
-        if isinstance(critic, torch.nn.Module):
-            modules = critic._modules
-            inner = modules["_orig_mod"] if "_orig_mod" in modules else None  # noqa: SIM401 - scripted: no get
-            if inner is None and isinstance(critic, DistributedDataParallel):
-                inner = critic.module
-        else:
-            inner = getattr(critic, "_torchdynamo_orig_callable", None)
-        if inner is None:
-            return critic
-        critic = inner
+    """The callable inside all wrappers, with what they do to inputs and outputs; see the table above."""
+    return _strip(critic, [])
 
 
 def enter(critic: Any) -> tuple[Any, Finish]:
     """The unwrapped critic, and what is to be done with its penalty.
 
-    For DDP: what its ``forward`` does around the module, so that the reduction of gradients is prepared
+    For each DDP: what its ``forward`` does around the module, so that the reduction of gradients is prepared
     also where the penalty is the only use of the critic.
     """
     if not callable(critic):
         raise TypeError(f"critic must be callable, got {type(critic).__name__}")
-    if not isinstance(critic, DistributedDataParallel):
-        return unwrap(critic), _same
-    critic._pre_forward()
-    parameters = _trained(critic)
-    return unwrap(critic), lambda penalty: critic._post_forward(_Reach.apply(penalty, *parameters))
+    met: list[DistributedDataParallel] = []
+    inner = _strip(critic, met)
+    if not met:
+        return inner, _same
+    for ddp in met:
+        ddp._pre_forward()
+
+    def finish(penalty: Tensor) -> Tensor:
+        for ddp in reversed(met):
+            penalty = ddp._post_forward(_Reach.apply(penalty, *_trained(ddp)))
+        return penalty
+
+    return inner, finish
+
+
+def remedy(critic: Any) -> str | None:
+    """Why what :func:`unwrap` returned is a wrapper still, which must not be captured, and what to do.
+
+    None for everything else, that is for a critic.
+    """
+    if not isinstance(critic, nn.Module):
+        return None
+    if "_orig_mod" in critic._modules:
+        return (
+            "what torch.compile returned has hooks of its own, which a capture would lose. Register them on "
+            "the module before it is compiled"
+        )
+    if isinstance(critic, DistributedDataParallel):
+        return (
+            "DistributedDataParallel with hooks of its own or with mixed_precision= does more than call its "
+            "module. Register the hooks on the module inside and use torch.autocast, or wrap the whole loss: "
+            "DistributedDataParallel(wgangp_fast.CriticLoss(critic))"
+        )
+    if isinstance(critic, DataParallel) and len(critic.device_ids) > 1:
+        return (
+            f"DataParallel copies the critic to {len(critic.device_ids)} devices at each call. Use "
+            "DistributedDataParallel, or pass critic.module to compute the penalty on its own device"
+        )
+    return None
 
 
 def _same(penalty: Tensor) -> Tensor:
     return penalty
 
 
-def _trained(module: torch.nn.Module) -> list[torch.nn.Parameter]:
+# taking off -------------------------------------------------------------------------------------
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+
+
+def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
+    """The callable inside all wrappers; each DDP taken off goes to ``met``, the outermost first."""
+    if isinstance(critic, functools.partial):
+        inner = _strip(critic.func, met)
+        return critic if inner is critic.func else functools.partial(inner, *critic.args, **critic.keywords)
+    if not isinstance(critic, nn.Module):
+        inner = getattr(critic, "_torchdynamo_orig_callable", None)
+        return critic if inner is None else _strip(inner, met)
+    inner = _inside(critic)
+    if inner is None or any(getattr(critic, name) for name in _HOOKS):
+        return critic
+    if isinstance(critic, DistributedDataParallel):
+        met.append(critic)
+    bare = _strip(inner, met)
+    if isinstance(critic, DataParallel) and critic.device_ids:
+        return _on_device(bare, critic.src_device_obj)
+    precision = _precision(critic)
+    return bare if precision is None else _with_precision(bare, precision)
+
+
+def _inside(wrapper: Any) -> Any:
+    """The module that a known wrapper calls once, with its own inputs; None for any other module."""
+    modules = wrapper._modules
+    if "_orig_mod" in modules:
+        return modules["_orig_mod"]
+    if isinstance(wrapper, DistributedDataParallel):
+        return wrapper.module if getattr(wrapper, "mixed_precision", None) is None else None
+    if isinstance(wrapper, DataParallel):
+        return wrapper.module if len(wrapper.device_ids) < 2 else None
+    if isinstance(wrapper, AveragedModel):
+        return wrapper.module
+    if _is(wrapper, "_FabricModule") and "_forward_module" in modules:
+        return modules["_forward_module"]
+    return None
+
+
+def _is(module: Any, *names: str) -> bool:
+    """Whether a class of one of these names is among the module's: found without an import."""
+    return any(kind.__name__ in names for kind in type(module).__mro__)
+
+
+def _on_device(critic: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+    """``critic`` of inputs that are brought to ``device`` first, as DataParallel scatters them."""
+
+    def moved(*args: Any, **kwargs: Any) -> Any:
+        return critic(*(_to(a, device) for a in args), **{name: _to(a, device) for name, a in kwargs.items()})
+
+    return moved
+
+
+def _to(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _precision(module: Any) -> Any:
+    """Fabric's plugin that casts inputs and outputs and opens autocast; None for any other module, and for
+    the plugin of plain float32, which does nothing."""
+    if not _is(module, "_FabricModule"):
+        return None
+    precision = module._strategy.precision
+    probe = _PROBE
+    idle = (
+        precision.convert_input(probe) is probe
+        and precision.convert_output(probe) is probe
+        and isinstance(precision.forward_context(), contextlib.nullcontext)
+    )
+    return None if idle else precision
+
+
+_PROBE = torch.empty(0, dtype=torch.float32)
+
+
+def _with_precision(critic: Callable[..., Any], precision: Any) -> Callable[..., Any]:
+    """What ``_FabricModule.forward`` computes. Its hook on the scores is left out: it demands
+    ``fabric.backward`` of every derivative of theirs, the input gradient's too."""
+
+    def cast(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = precision.convert_input((args, kwargs))
+        with precision.forward_context():
+            result = critic(*args, **kwargs)
+        return precision.convert_output(result)
+
+    return cast
+
+
+# DDP, and what is sharded -----------------------------------------------------------------------
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]
 
 
@@ -67,23 +202,18 @@ class _Reach(Function):
         return gradients[0], *[None] * ctx.count
 
 
-def _is_sharded(module: torch.nn.Module) -> bool:
-    """What ``torch.distributed.fsdp.fully_shard`` made; by name, so as not to import it."""
-    return any(kind.__name__ == "FSDPModule" for kind in type(module).__mro__)
-
-
 @contextlib.contextmanager
 def reaching() -> Iterator[Finish]:
     """Around the stock path: gives the function that makes its result reach every parameter of each DDP
     module that ran, however deep in a closure. A sharded module is refused as it runs."""
     met: list[DistributedDataParallel] = []
 
-    def note(module: torch.nn.Module, _: Any) -> None:
+    def note(module: nn.Module, _: Any) -> None:
         if isinstance(module, DistributedDataParallel):
             met.append(module)
-        elif _is_sharded(module):
+        elif _is(module, "FSDPModule", "FullyShardedDataParallel"):
             raise RuntimeError(
-                f"fully_shard was applied to the critic ({type(module).__name__}) or to a part of it: its "
+                f"the critic, or a part of it, is sharded ({type(module).__name__}): its "
                 f"parameters are gathered for one forward and one backward pass, and a gradient penalty "
                 f"needs two of each. Shard the whole loss: fully_shard(wgangp_fast.CriticLoss(critic))"
             )

@@ -24,6 +24,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
+from .. import wrappers
 from .derive import derive
 from .errors import CaptureError, NotNow
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
@@ -319,6 +320,9 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
     import torch._dynamo
 
+    left_on = wrappers.remedy(critic)
+    if left_on is not None:
+        raise CaptureError(left_on)
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
     # on their second value; recurrent layers are traced through; hooks added later are noticed.
     patch = torch._dynamo.config.patch(
