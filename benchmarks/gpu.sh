@@ -116,7 +116,7 @@ if [ "$part" != tests ]; then
     bench train_step 60 --suite train_step --workload dcgan64-layernorm
     step trainer 120 "$python" benchmarks/trainer.py --rounds 2 --row lsun64-dcgan --device cuda --out "$work/trainer.json"
   fi
-  bench accuracy 45 --suite accuracy --workload toy --workload dcgan64-layernorm
+  bench accuracy 60 --suite accuracy --workload toy --workload dcgan64 --workload dcgan64-layernorm --batch 8
 fi
 # What time is left goes to the other tests: penalty and loss on this device.
 if [ "$part" != bench ]; then

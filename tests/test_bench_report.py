@@ -108,11 +108,20 @@ def test_tables_of_the_other_suites() -> None:
         ["toy", "16", "ours", "ERROR", "", ""],
     ]
     wide = row("toy")
-    found = {"loss": 1e-7, "gradients": None, "where": "grad w", "all_gradients": 2e-7}
-    wide["contestants"] = {"stock": {"status": "ok", "errors": {"fp32": found, "bf16-autocast": found}}}
+    found = {
+        "loss": {"median": 1e-7, "worst": 2e-7, "draws": [1e-7, 1e-7, 2e-7]},
+        "all_gradients": {"median": 2e-7, "worst": 3e-3, "draws": [2e-7, 2e-7, 3e-3]},
+        "one_gradient": {"median": 3e-7, "worst": None, "draws": [3e-7, 3e-7, None]},
+    }
+    modes = {"fp32": found | {"kinked": 1}, "bf16-autocast": found | {"kinked": None}}
+    wide["contestants"] = {"stock": {"status": "ok", "errors": modes}}
     accuracy = result("accuracy", [wide])
-    assert column(accuracy, "loss") == ["fp32 1.0e-07, bf16-autocast 1.0e-07"]
-    assert column(accuracy, "worst gradient") == ["fp32 not finite, bf16-autocast not finite"]
+    assert column(accuracy, "loss: median, worst") == [
+        "fp32 1.0e-07, 2.0e-07; bf16-autocast 1.0e-07, 2.0e-07"
+    ]
+    assert column(accuracy, "one gradient: median, worst")[0].startswith("fp32 3.0e-07, not finite; ")
+    assert column(accuracy, "kinked") == ["fp32 1 of 3"]
+    assert "off by more than 0.0001" in report.markdown(accuracy)
     for made in (memory, compiled, accuracy):
         assert report.markdown(made).count("\n| ") == 1 + len(report.cells(made))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from wgangp_fast import models
-from wgangp_fast.bench import contestants, correctness, critics, jax_rival, measures, report, rivals, suite
+from wgangp_fast.bench import (
+    accuracy,
+    contestants,
+    correctness,
+    critics,
+    jax_rival,
+    measures,
+    report,
+    rivals,
+    suite,
+)
 from wgangp_fast.bench.limits import time_limit
 from wgangp_fast.bench.modes import FLOAT32, MODES
 from wgangp_fast.bench.steps import CRITIC_STEP, PENALTY, Absent, Contestant, Step, Task, eager
@@ -299,14 +310,57 @@ def test_memory_suite_counts_both_steps() -> None:
 
 
 def test_accuracy_suite_orders_the_arithmetics() -> None:
-    result = suite.run({"tiny": TINY}, CPU, measures.Settings(rivals="full"), [], "accuracy")
+    settings = measures.Settings(rivals="full", draws=3)
+    result = suite.run({"tiny": TINY}, CPU, settings, [], "accuracy")
+    assert [row["step"] for row in result["rows"]] == ["penalty", "critic_step"]
     for row in result["rows"]:
         assert list(row["contestants"]) == ["stock", "ours"]
         assert row["absent_modes"]["tf32"]
         for entry in row["contestants"].values():
             narrow, wide = entry["errors"]["bf16-autocast"], entry["errors"]["fp32"]
-            assert 0 < wide["all_gradients"] < 1e-5 < narrow["all_gradients"] < 0.1
-            assert wide["loss"] < 1e-5
+            assert 0 < wide["all_gradients"]["worst"] < 1e-5
+            assert 1e-5 < narrow["all_gradients"]["median"] < 0.1
+            assert wide["loss"]["worst"] < 1e-5
+            assert wide["kinked"] == 0
+            assert narrow["kinked"] is None
+            assert len(set(wide["loss"]["draws"])) == len(wide["loss"]["draws"]) == 3  # each another draw
+
+
+def test_accuracy_draws_are_those_of_their_seeds() -> None:
+    """The second of two draws is the first of a run that begins there; its step was built for another."""
+    runs = [
+        suite.run({"tiny": TINY}, CPU, measures.Settings(seed=seed, draws=draws), [], "accuracy")
+        for seed, draws in ((5, 2), (6, 1))
+    ]
+    later, alone = (
+        run["rows"][0]["contestants"]["ours"]["errors"]["fp32"]["one_gradient"]["draws"] for run in runs
+    )
+    assert later[1] == alone[0]
+
+
+def test_accuracy_summary_counts_kinks_and_keeps_what_is_not_finite() -> None:
+    def draw(error: float) -> dict[str, float]:
+        return dict.fromkeys(accuracy.MEASURES, error)
+
+    found = accuracy.summary([draw(e) for e in (1e-6, 2e-6, 3e-6, 2e-4, 5e-2)], counts_kinks=True)
+    assert found["kinked"] == 2
+    assert found["one_gradient"]["median"] == 3e-6
+    assert found["one_gradient"]["worst"] == 5e-2
+    lost = accuracy.summary([draw(e) for e in (1e-6, math.nan, 2e-6)], counts_kinks=True)
+    assert (lost["loss"]["median"], lost["loss"]["worst"]) == (2e-6, None)
+    assert lost["loss"]["draws"] == [1e-6, None, 2e-6]
+    assert lost["kinked"] == 0
+
+
+def test_accuracy_of_a_draw_by_hand() -> None:
+    truth = [
+        {"penalty": torch.tensor(2.0), "grad a": torch.tensor([3.0, 0.0]), "grad b": torch.tensor([4.0])}
+    ]
+    found = [
+        {"penalty": torch.tensor(2.5), "grad a": torch.tensor([3.0, 0.5]), "grad b": torch.tensor([4.0])}
+    ]
+    expected = {"loss": 0.25, "all_gradients": 0.5 / 5, "one_gradient": 0.5 / 3}
+    assert accuracy.of_draw(found, truth) == pytest.approx(expected)
 
 
 def test_compile_time_suite_asks_fresh_processes() -> None:

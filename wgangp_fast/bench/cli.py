@@ -77,6 +77,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--seed", type=int, default=0, metavar="N", help="of weights, inputs and alpha (default: 0)"
     )
+    p.add_argument(
+        "--draws",
+        type=_positive,
+        default=Settings.draws,
+        metavar="N",
+        help=f"draws of weights, inputs and alpha in the accuracy suite (default: {Settings.draws})",
+    )
     p.add_argument("--memory", action="store_true", help="also count the peak bytes of one call")
     p.add_argument("--out", type=Path, metavar="FILE", help="write the result, every sample in it, as JSON")
     other = p.add_argument_group("instead of measuring").add_mutually_exclusive_group()
@@ -143,6 +150,7 @@ def main(argv: list[str]) -> int:
         memory=args.memory,
         dtype=args.dtype,
         rivals=args.preset,
+        draws=args.draws,
         contestants=tuple(args.contestant or ()),
         named=bool(args.contestant or args.workload),
     )

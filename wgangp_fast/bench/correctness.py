@@ -265,13 +265,20 @@ class Judge:
             self._known[seed] = truth, errors(stock, truth)
         return self._known[seed][0]
 
-    def answers(self, contestant: Contestant, seed: int, built: Built | None = None) -> Answers:
+    def exact(self, seed: int) -> Answers:
+        """What stock code answers to a first call in float64; nothing is kept, unlike :meth:`truth`."""
+        wide = self.fresh(self.task.around(self.task.stock, FLOAT32), seed, torch.float64)
+        return answers(wide, seed, repeats=True)
+
+    def answers(
+        self, contestant: Contestant, seed: int, built: Built | None = None, repeats: bool = False
+    ) -> Answers:
         """What ``contestant`` answers on the draw ``seed``; ``built`` spares another trace of it."""
         if built is None or self.fixed or self.task.stateful:
-            return answers(self.fresh(contestant, seed), seed)
+            return answers(self.fresh(contestant, seed), seed, repeats)
         weights, real, fake = self.workload.build(self.device, torch.float32, seed, self.batch)
         load_weights(built.critic, weights)
-        return answers(Built(built.critic, (real, fake, sample_alpha(real, seed)), built.step), seed)
+        return answers(Built(built.critic, (real, fake, sample_alpha(real, seed)), built.step), seed, repeats)
 
     def draw(self, contestant: Contestant, seed: int, built: Built | None = None) -> Draw:
         """Compare ``contestant`` with the truth on the draw ``seed``."""

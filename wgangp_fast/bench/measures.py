@@ -1,4 +1,6 @@
-"""What a suite finds out of the contestants that are right: times, peaks, first calls, errors.
+"""What a suite finds out of the contestants that are right: times, peaks, first calls.
+
+Errors are in :mod:`.accuracy`.
 
 A measure fills in the entries' results, and returns what it adds to the row.
 """
@@ -19,9 +21,8 @@ from typing import Any
 
 from . import contestants as table
 from . import floor
-from .correctness import Built, Judge, errors
+from .correctness import Built, Judge
 from .memory import peak_bytes
-from .modes import MODES
 from .steps import Contestant, clear_gradients
 from .timing import cold_sets, interleave, paired_ratios, spread, warm_up
 
@@ -43,6 +44,7 @@ class Settings:
         contestants: names of the only contestants, besides the baseline; empty for those of ``rivals``.
         named: somebody asked for these contestants or workloads by name.
         floor: also measure the floor of each row that has one (:mod:`.floor`).
+        draws: how many draws of weights, inputs and alpha the accuracy suite takes.
         first_call_limit: seconds that a contestant may take to trace, compile and run once.
     """
 
@@ -56,6 +58,7 @@ class Settings:
     contestants: tuple[str, ...] = ()
     named: bool = False
     floor: bool = True
+    draws: int = 20
     first_call_limit: float = 120.0
 
 
@@ -201,45 +204,6 @@ def _ask(question: dict[str, Any]) -> dict[str, Any]:
         return {"status": "error", "message": f"exit code {run.returncode}: {short(said[-1])}"}
     found: dict[str, Any] = json.loads(lines[-1])
     return found
-
-
-def accuracy(entries: Mapping[str, Entry], judge: Judge, name: str, settings: Settings) -> dict[str, Any]:
-    """Errors against float64, in each arithmetic that the device has."""
-    modes = ["fp32", "bf16-autocast"] if judge.device.type == "cpu" else ["fp32", "tf32", "bf16-autocast"]
-    for key, entry in entries.items():
-        entry.result |= {"status": "ok", "errors": {}}
-        for mode in (MODES[name] for name in modes):
-            loss = judge.task.stock if key == table.BASELINE else judge.task.ours[key]
-            try:
-                with mode.flags():
-                    found = judge.answers(judge.task.around(loss, mode), judge.seed)
-            except Exception as error:
-                entry.result |= {"status": "error", "message": f"{mode.name}: {first_line(error)}"}
-                continue
-            off = errors(found, judge.truth(judge.seed))
-            gradients = {where: value for where, value in off.items() if where.startswith("grad ")}
-            where = max(gradients, key=lambda where: gradients[where])
-            entry.result["errors"][mode.name] = {
-                "loss": off["penalty"],
-                "gradients": _finite(gradients[where]),
-                "where": where,
-                "all_gradients": _finite(_norm_error(found, judge.truth(judge.seed))),
-            }
-    return {} if "tf32" in modes else {"absent_modes": {"tf32": "a GPU's; this is a CPU"}}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _norm_error(found: Any, truth: Any) -> float:
-    """``||g - t|| / ||t||`` of all gradients together, of the first call."""
-    off = own = 0.0
-    for key, t in truth[0].items():
-        if key.startswith("grad "):
-            off += float((found[0][key] - t).square().sum())
-            own += float(t.square().sum())
-    return math.sqrt(off / own) if own else 0.0
 
 
 def first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import ops_suite
+from . import accuracy, ops_suite
 from .contestants import BASELINE
 
 BUSY = 0.5
@@ -43,11 +43,24 @@ def _error(entry: Entry) -> str:
 
 
 def _errors(key: str) -> Callable[[Entry], str]:
+    """``MODE median, worst`` for each arithmetic."""
+
     def text(entry: Entry) -> str:
-        found = {mode: errors[key] for mode, errors in entry["errors"].items()}
-        return ", ".join(f"{mode} {'not finite' if e is None else f'{e:.1e}'}" for mode, e in found.items())
+        return "; ".join(
+            f"{mode} {_error_text(errors[key]['median'])}, {_error_text(errors[key]['worst'])}"
+            for mode, errors in entry["errors"].items()
+        )
 
     return text
+
+
+def _error_text(error: float | None) -> str:
+    return "not finite" if error is None else f"{error:.1e}"
+
+
+def _kinked(entry: Entry) -> str:
+    counts = {m: (e["kinked"], len(e["loss"]["draws"])) for m, e in entry["errors"].items()}
+    return "; ".join(f"{mode} {n} of {draws}" for mode, (n, draws) in counts.items() if n is not None)
 
 
 @dataclass(frozen=True)
@@ -79,9 +92,8 @@ _SUITES: Mapping[str, tuple[Column, ...]] = {
         Column("second shape s", _number("second_shape_s", ".3g")),
     ),
     "accuracy": (
-        Column("loss", _errors("loss")),
-        Column("worst gradient", _errors("gradients")),
-        Column("all gradients", _errors("all_gradients")),
+        *(Column(f"{name.replace('_', ' ')}: median, worst", _errors(name)) for name in accuracy.MEASURES),
+        Column("kinked", _kinked),
     ),
 }
 COLUMNS = ("workload", "batch", "contestant", *(column.head for column in _TIMES if not column.optional))
@@ -98,6 +110,15 @@ def header(result: dict[str, Any]) -> list[str]:
     first = f"{where}; Python {e['python']}; commit {commit}; {e['date']}"
     if result["suite"] == "ops":
         return [first, *ops_suite.header(result)]
+    if result["suite"] == "accuracy":
+        settings = result["settings"]
+        draws = f"draws: {settings['draws']} of weights, inputs and alpha, seeds from {settings['seed']} on"
+        return [
+            first,
+            f"computed: {result['timed'].partition('; float32 with')[0]}",
+            draws,
+            accuracy.DEFINITION,
+        ]
     rule, how = result["rule"], ""
     if result["suite"] not in _SUITES:
         how = f"; interleaved rounds; '{BASELINE} / it' is the median of paired ratios"
@@ -166,10 +187,14 @@ def notes(result: dict[str, Any]) -> list[str]:
     lines = []
     load, cores = result["environment"]["load"], result["environment"]["cores"]
     if load is not None and load > BUSY * cores:
-        lines.append(
-            f"the machine was busy: load {load:.1f} on {cores} cores when it began. Threads that wait for "
-            "each other then dominate the times, and the ratios are not those of a machine at rest"
-        )
+        busy = f"the machine was busy: load {load:.1f} on {cores} cores when it began"
+        if result["suite"] == "accuracy":
+            lines.append(f"{busy}, which errors do not depend on")
+        else:
+            lines.append(
+                f"{busy}. Threads that wait for each other then dominate the times, and the ratios are not "
+                "those of a machine at rest"
+            )
     lines += _grouped(result, _absences)
     lines += _grouped(result, lambda entry: iter(entry.get("warnings", [])))
     for row in result["rows"]:
