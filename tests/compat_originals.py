@@ -150,9 +150,54 @@ def amp(self, expert_state, expert_next_state, lambda_=10):
     return lambda_ * (grad.norm(2, dim=1) - 0).pow(2).mean()
 
 
-def lucidrains(images, output, weight=10):
+def gail(self, expert_state, expert_action, policy_state, policy_action, lambda_=10):
+    alpha = torch.rand(expert_state.size(0), 1)
+    expert_data = torch.cat([expert_state, expert_action], dim=1)
+    policy_data = torch.cat([policy_state, policy_action], dim=1)
+    mixup_data = alpha.expand_as(expert_data) * expert_data + (1 - alpha.expand_as(expert_data)) * policy_data
+    grad = stock_grad(self.trunk(mixup_data), mixup_data)
+    return lambda_ * (grad.norm(2, dim=1) - 1).pow(2).mean()
+
+
+def progan(critic, real, fake, alpha, train_step, device="cpu"):
+    batch, channels, height, width = real.shape
+    beta = torch.rand((batch, 1, 1, 1)).repeat(1, channels, height, width).to(device)
+    images = (real * beta + fake.detach() * (1 - beta)).requires_grad_(True)
+    gradient = stock_grad(critic(images, alpha, train_step), images).view(batch, -1)
+    return torch.mean((gradient.norm(2, dim=1) - 1) ** 2)
+
+
+def stylegan2_1_9(images, output, weight=10, center=0.0):
+    gradients = stock_grad(output, images).reshape(images.shape[0], -1)
+    return weight * ((gradients.norm(2, dim=1) - center) ** 2).mean()
+
+
+def muse_maskgit(images, output, weight=10):
     gradients = stock_grad(output, images).reshape(images.shape[0], -1)
     return weight * ((gradients.norm(2, dim=1) - 1) ** 2).mean()
+
+
+def magvit2_0_5(images, output, center=0.0):
+    gradients = stock_grad(output, images).reshape(images.shape[0], -1)
+    return ((gradients.norm(2, dim=1) - center) ** 2).mean()
+
+
+def gigagan_0_3(images, outputs, grad_output_weights=None, weight=10, center=0.0, scaler=None, eps=1e-4):
+    outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+    if scaler is not None:
+        outputs = [scaler.scale(output) for output in outputs]
+    if grad_output_weights is None:
+        grad_output_weights = (1,) * len(outputs)
+    gradients, *_ = autograd.grad(
+        outputs=outputs,
+        inputs=images,
+        grad_outputs=[torch.ones_like(o) * w for o, w in zip(outputs, grad_output_weights)],
+        create_graph=True,
+    )
+    if scaler is not None:
+        gradients = gradients * (1.0 / max(scaler.get_scale(), eps))
+    gradients = gradients.reshape(images.shape[0], -1)
+    return weight * ((gradients.norm(2, dim=1) - center) ** 2).mean()
 
 
 def torchgan(interpolate, d_interpolate, reduction="mean"):
@@ -195,6 +240,10 @@ def r3gan(Samples, Critics):
 # critics -----------------------------------------------------------------------------------------
 
 
+def mlp(columns: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(columns, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
 class Conditional(nn.Module):
     """Labels become one more channel, as in the conditional WGAN-GP tutorials."""
 
@@ -218,6 +267,29 @@ class TwoHeads(nn.Module):
         return self.score(h), self.classes(h)
 
 
+class Faded(nn.Module):
+    """A progressive critic: two resolutions, faded by ``alpha`` from the second step on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine = nn.Sequential(nn.Conv2d(2, 4, 3), nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(36, 1))
+        self.coarse = nn.Sequential(
+            nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 6), nn.Tanh(), nn.Linear(6, 1)
+        )
+
+    def forward(self, x: Tensor, alpha: float, step: int) -> Tensor:
+        coarse = self.coarse(x)
+        return coarse if step == 0 else alpha * self.fine(x) + (1 - alpha) * coarse
+
+
+class Imitator(nn.Module):
+    """GAIL's discriminator: it has no forward, its trunk is what scores."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = mlp(6)
+
+
 class Packing(nn.Module):
     """CTGAN's discriminator."""
 
@@ -230,10 +302,6 @@ class Packing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.seq(x.view(-1, self.width))
-
-
-def mlp(columns: int) -> nn.Module:
-    return nn.Sequential(nn.Linear(columns, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
 CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -261,6 +329,8 @@ CRITICS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     ),
     "labels": (Conditional, (4, 2, 5, 5)),
     "pac": (Packing, (24, 3)),
+    "faded": (Faded, (4, 2, 5, 5)),
+    "imitator": (Imitator, (8, 6)),
 }
 
 LABELS = torch.tensor([0, 2, 1, 2])

@@ -6,12 +6,22 @@ the random generator afterwards must agree.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from compat_checks import (
+    Penalty,
+    agree,
+    case,
+    given,
+    imitations,
+    on_graph,
+    outcome,
+    same,
+    transitions,
+)
 from compat_originals import (
     CRITICS,
     LABELS,
@@ -21,12 +31,13 @@ from compat_originals import (
     amp,
     caogang,
     ctgan,
-    lucidrains,
+    gail,
     lynnho,
     mlp,
     mmagic,
     paper,
     pix2pix,
+    progan,
     pytorch_gan,
     r3gan,
     torchgan,
@@ -38,83 +49,7 @@ from wgangp_fast import compat
 
 pytestmark = pytest.mark.filterwarnings("error::wgangp_fast.StockPathWarning")
 
-TOLERANCE = 1e-9  # relative to the largest element of each tensor
-
-
-# comparison --------------------------------------------------------------------------------------
-
-Penalty = Callable[..., Any]
-
-
-def outcome(penalty: Penalty, critic: nn.Module, real: Tensor, generator: Generator) -> dict[str, Any]:
-    """What a training step sees of ``penalty``: value, gradients, where the random generator stands."""
-    critic.zero_grad(set_to_none=True)
-    generator.zero_grad(set_to_none=True)
-    torch.manual_seed(11)
-    result = penalty(critic, real, generator())
-    value, *more = result if isinstance(result, tuple) else (result,)
-    # cal_gradient_penalty's gradients must be right and differentiable too, hence a function of them.
-    (value.sum() + sum(extra.pow(3).sum() for extra in more)).backward()
-    found = {f"critic {name}": p.grad for name, p in critic.named_parameters()}
-    # Autograd has None for a parameter that cannot matter, the engine zeros: the same to an optimizer.
-    found = {name: torch.zeros(()) if grad is None else grad for name, grad in found.items()}
-    found |= {f"returned {i}": tensor.detach() for i, tensor in enumerate([value, *more])}
-    return found | {"generator": generator.scale.grad, "next draw": torch.rand(1)}
-
-
-def agree(ours: dict[str, Any], truth: dict[str, Any]) -> None:
-    assert ours.keys() == truth.keys()
-    for name, expected in truth.items():
-        if expected is None or ours[name] is None:
-            assert ours[name] is None, f"{name}: the original gives none"
-            assert expected is None, f"{name}: the original gives one"
-            continue
-        # A bias in front of a normalisation has rounding errors for a gradient; all others are above 1e-3.
-        scale = expected.abs().max().clamp(min=1e-3)
-        assert (ours[name] - expected).abs().max() <= TOLERANCE * scale, name
-
-
-def same(ours: Penalty, original: Penalty, kind: str) -> dict[str, Any]:
-    torch.manual_seed(0)
-    make, shape = CRITICS[kind]
-    critic = make().double()
-    real = torch.randn(shape, dtype=torch.float64)
-    generator = Generator(shape)
-    truth = outcome(original, critic, real, generator)
-    assert any(grad.abs().max() > 1e-3 for name, grad in truth.items() if name.startswith("critic"))
-    agree(outcome(ours, critic, real, generator), truth)
-    return truth
-
-
-def case(ours: Penalty, original: Penalty, kinds: str, name: str = "", attached: bool = True) -> list[Any]:
-    name = name or original.__name__
-    return [pytest.param(ours, original, kind, attached, id=f"{name}-{kind}") for kind in kinds.split()]
-
-
-def given(function: Penalty, *args: Any, **named: Any) -> Penalty:
-    """``function`` of critic, real and fake with the rest filled in behind."""
-    return lambda critic, real, fake: function(critic, real, fake, *args, **named)
-
-
-def on_graph(function: Penalty) -> Penalty:
-    """A function of points and scores as one of critic, real and fake; the points stay attached."""
-
-    def penalty(critic: nn.Module, real: Tensor, fake: Tensor) -> Any:
-        x = 0.3 * real + 0.7 * fake
-        return function(x, critic(x))
-
-    return penalty
-
-
-def transitions(function: Penalty, *args: Any) -> Penalty:
-    """``function`` of critic, state and next state as one of critic, real and fake."""
-    return lambda critic, real, _: function(critic, real[:, :3], real[:, 3:], *args)
-
-
 MASK = torch.rand(4, 1, 5, 5, dtype=torch.float64) + 0.1
-
-
-# the tests ---------------------------------------------------------------------------------------
 
 CASES = [
     *case(compat.compute_gradient_penalty, pytorch_gan, "table vector image relu patch tuple audio volume"),
@@ -242,13 +177,22 @@ CASES = [
         attached=False,
     ),
     *case(compat.paper_gradient_penalty, paper, "table image volume"),
-    *case(on_graph(compat.lucidrains_gradient_penalty), on_graph(lucidrains), "image patch", "lucidrains"),
     *case(
-        on_graph(partial(compat.lucidrains_gradient_penalty, weight=0.5)),
-        on_graph(partial(lucidrains, weight=0.5)),
-        "table",
-        "lucidrains_weight",
+        given(compat.progan_gradient_penalty, 0.25, 1),
+        given(progan, 0.25, 1),
+        "faded",
+        "progan",
+        attached=False,
     ),
+    *case(
+        given(compat.progan_gradient_penalty, alpha=0.5, train_step=0, device="cuda"),
+        given(progan, 0.5, 0),
+        "faded",
+        "progan_by_name",
+        attached=False,
+    ),
+    *case(imitations(compat.gail_compute_grad_pen), imitations(gail), "imitator", "gail"),
+    *case(imitations(compat.gail_compute_grad_pen, 0.3), imitations(gail, 0.3), "imitator", "gail_lambda"),
     *case(on_graph(compat.wasserstein_gradient_penalty), on_graph(torchgan), "image patch", "torchgan"),
     *case(
         on_graph(compat.WassersteinGradientPenalty("sum", lambd=7.0)),
@@ -397,14 +341,24 @@ BAD = [
     ("paper_gradient_penalty", (untouchable, X, [X]), "^fake must"),
     ("compute_grad_pen", (untouchable, X, X[:2]), "^expert_next_state must"),
     ("compute_grad_pen", (untouchable, X, X, None), "^lambda_ must"),
-    ("lucidrains_gradient_penalty", (X, X), "^images must require"),
-    ("lucidrains_gradient_penalty", (X.clone().requires_grad_(), X), "^output must"),
+    ("stylegan2_gradient_penalty", (X, X), "^images must require"),
+    ("stylegan2_gradient_penalty", (X.clone().requires_grad_(), X), "^output must"),
+    ("stylegan2_gradient_penalty", (X.clone().requires_grad_(), X, 10, None), "^center must"),
+    ("magvit2_gradient_penalty", (X, 3), "^images must require"),
+    ("muse_maskgit_gradient_penalty", (X, X, "10"), "^weight must"),
+    ("gigagan_gradient_penalty", (X, [X, X], [1.0]), "^grad_output_weights must hold .* 2 outputs"),
+    ("gigagan_gradient_penalty", (X.clone().requires_grad_(), [X, 3]), "outputs.0. must"),
+    ("gigagan_gradient_penalty", (X, X, None, 10, 0.0, None, "small"), "^eps must"),
+    ("lucidrains_gradient_penalty", (X, X, 10, float("nan")), "^center must"),
+    ("progan_gradient_penalty", (untouchable, X, X[:2], 0.5, 1), "^fake must"),
+    ("gail_compute_grad_pen", (untouchable, X, X, X, X[:2]), "^policy_action must"),
+    ("gail_compute_grad_pen", (untouchable, X, X, X, X[:, :2]), "^policy_state and policy_action must"),
     ("wasserstein_gradient_penalty", (X, X, "max"), "^reduction must"),
     ("WassersteinGradientPenalty", ("mean", "ten"), "^lambd must"),
     (
         "ZeroCenteredGradientPenalty",
         (X.clone().requires_grad_(), X.clone().requires_grad_()),
-        "^critics must",
+        "^Critics must",
     ),
 ]
 

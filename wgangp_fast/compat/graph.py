@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import reference
 from ..penalty import input_gradient
 from .shared import (
     Device,
@@ -16,68 +15,57 @@ from .shared import (
     check_number,
     check_samples,
     first,
-    kind,
     labelled,
+    of_graph,
 )
 
 
-def lucidrains_gradient_penalty(images: Tensor, output: Tensor, weight: float = 10) -> Tensor:
-    """lucidrains' ``gradient_penalty``: ``weight * mean_i (||d output / d images_i|| - 1)^2``.
-
-    The critic has run already, so autograd differentiates the given graph, at stock speed; for the engine
-    call :func:`wgangp_fast.gradient_penalty` with the critic instead.
-
-    Args:
-        images: ``[N, ...]``, requires a gradient.
-        output: what the critic made of ``images``.
-        weight: lambda, inside.
-    """
-    check_number("weight", weight)
-    norm = reference.sample_norm(_of_graph("images", images, "output", output))
-    return weight * (norm - 1).square().mean()
-
-
 def wasserstein_gradient_penalty(
-    interpolate: Tensor, d_interpolate: Tensor, reduction: str = "mean"
+    interpolate: Tensor, d_interpolate: Tensor, reduction: str | None = "mean"
 ) -> Tensor:
     """torchgan: ``(||d d_interpolate / d interpolate|| - 1)^2`` with ONE norm over the whole batch, a scalar.
 
-    Not the paper's penalty. The critic has run already, so autograd differentiates the given graph, at
-    stock speed.
+    Follows torchgan 0.1.0 (``torchgan.losses.functional``), and the releases before it, whose default
+    reduction had another name. Not the paper's penalty. The critic has run already, so autograd
+    differentiates the given graph, at stock speed.
 
     Args:
         interpolate: ``[N, ...]``, requires a gradient.
         d_interpolate: what the critic made of it.
-        reduction: ``"mean"``, ``"sum"``, ``"none"`` or ``"elementwise_mean"``: of a scalar, all the same.
+        reduction: ``"mean"``, ``"sum"``, ``"none"``, None or ``"elementwise_mean"``: of a scalar, all the
+            same.
     """
     check_choice("reduction", reduction, _TORCHGAN_REDUCTIONS)
-    return (_of_graph("interpolate", interpolate, "d_interpolate", d_interpolate).norm(2) - 1).square()
+    gradient = of_graph(("interpolate", interpolate), [("d_interpolate", d_interpolate)])
+    return (gradient.norm(2) - 1).square()
 
 
-def ZeroCenteredGradientPenalty(samples: Tensor, critics: Tensor) -> Tensor:
-    """R3GAN: ``||d critics / d samples_i||^2`` for each sample: R1 on real samples, R2 on fake ones.
+def ZeroCenteredGradientPenalty(Samples: Tensor, Critics: Tensor) -> Tensor:
+    """R3GAN: ``||d Critics / d Samples_i||^2`` for each sample: R1 on real samples, R2 on fake ones.
 
-    The critic has run already, so autograd differentiates the given graph, at stock speed; for the engine
-    call :func:`wgangp_fast.r1_penalty` with ``gamma=2, reduction="none"``.
+    Follows Lemutisme/R3GAN, ``R3GAN/Trainer.py`` (no releases; read at 328b811). Zero-centred; multiplied by
+    ``Gamma / 2`` outside. The critic has run already, so autograd differentiates the given graph, at stock
+    speed; for the engine call :func:`wgangp_fast.r1_penalty` with ``gamma=2, reduction="none"``.
 
     Args:
-        samples: ``[N, ...]``, requires a gradient.
-        critics: what the critic made of them, any shape.
+        Samples: ``[N, ...]``, requires a gradient; the original takes images ``[N, C, H, W]``.
+        Critics: what the critic made of them, any shape.
 
     Returns:
         ``[N]``.
     """
-    gradient = _of_graph("samples", samples, "critics", critics)
+    gradient = of_graph(("Samples", Samples), [("Critics", Critics)])
     return gradient.square().reshape(gradient.shape[0], -1).sum(1)
 
 
-_TORCHGAN_REDUCTIONS = ("mean", "sum", "none", "elementwise_mean")
+_TORCHGAN_REDUCTIONS = ("mean", "sum", "none", "elementwise_mean", None)
 
 
 class WassersteinGradientPenalty(nn.Module):
     """torchgan's loss: ``forward`` on the caller's graph, ``train_ops`` for a critic step by the engine.
 
-    For torchgan's ``Trainer``: ``class Penalty(WassersteinGradientPenalty, DiscriminatorLoss): pass``.
+    Follows torchgan 0.1.0 (``torchgan.losses``). For torchgan's ``Trainer``:
+    ``class Penalty(WassersteinGradientPenalty, DiscriminatorLoss): pass``.
 
     Args:
         reduction: as in :func:`wasserstein_gradient_penalty`.
@@ -87,7 +75,7 @@ class WassersteinGradientPenalty(nn.Module):
 
     def __init__(
         self,
-        reduction: str = "mean",
+        reduction: str | None = "mean",
         lambd: float = 10.0,
         override_train_ops: Callable[..., Any] | None = None,
     ) -> None:
@@ -139,24 +127,3 @@ class WassersteinGradientPenalty(nn.Module):
         (self.lambd * penalty).backward()
         optimizer_discriminator.step()
         return penalty.item()
-
-
-def _of_graph(input_name: str, x: Any, output_name: str, output: Any) -> Tensor:
-    """``d output.sum() / d x``, with history: ``[N, ...]``."""
-    check_samples(input_name, x)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"{output_name} must be a tensor, got {kind(output)}")
-    if not x.requires_grad:
-        raise ValueError(
-            f"{input_name} must require a gradient before the critic runs: {input_name}.requires_grad_()"
-        )
-    if not output.requires_grad:
-        raise ValueError(f"{output_name} must be the critic's output at {input_name}; it has no history")
-    (gradient,) = torch.autograd.grad(
-        output, x, torch.ones_like(output), create_graph=True, retain_graph=True, allow_unused=True
-    )
-    if gradient is None:
-        raise ValueError(
-            f"{output_name} must be the critic's output at {input_name}; it does not depend on it"
-        )
-    return gradient

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import reference
 from ..penalty import input_gradient, r1_penalty
@@ -23,6 +23,7 @@ from .shared import (
     check_weight,
     draw,
     first,
+    given,
     is_device,
     labelled,
     mixed,
@@ -39,6 +40,11 @@ def compute_gradient_penalty(
     labels: Any = None,
 ) -> Tensor:
     """PyTorch-GAN: ``mean_i (||grad_x D(x_i)|| - 1)^2``, multiplied by lambda outside.
+
+    Follows eriklindernoren/PyTorch-GAN since its penalty has one alpha a sample (no releases; read at
+    e0a8f3c), and its copies. Its first version, with one alpha a pixel, norms over rows and lambda inside, is
+    another penalty. The project draws alpha from numpy's generator, most copies from torch's; here it is
+    torch's, so that ``torch.manual_seed`` rules.
 
     Args:
         D: called as ``D(x)``, or ``D(x, labels)`` if labels are given.
@@ -67,7 +73,10 @@ def gradient_penalty(critic: Critic, *args: Any, **named: Any) -> Tensor:
     """aladdinpersson: ``gradient_penalty(critic, real, fake, device="cpu")``, and the conditional
     ``gradient_penalty(critic, labels, real, fake, device="cpu")``, which calls ``critic(x, labels)``.
 
-    The number of arguments before ``device`` tells the two forms apart. ``mean_i (||grad_x D(x_i)|| - 1)^2``,
+    Follows the WGAN-GP tutorials of aladdinpersson/Machine-Learning-Collection (no releases) and their
+    copies. The ProGAN one, with ``alpha`` and ``train_step``, is :func:`progan_gradient_penalty`; the
+    ESRGAN one detaches ``fake``: pass ``fake.detach()`` where its generator would get a gradient. The
+    number of arguments before ``device`` tells the two forms apart. ``mean_i (||grad_x D(x_i)|| - 1)^2``,
     multiplied by lambda outside; gradients flow into ``fake`` if it is still attached to its generator.
     """
     samples = len(args) - (len(args) > 0 and is_device(args[-1]))
@@ -83,14 +92,43 @@ def _conditional(critic: Critic, labels: Any, real: Tensor, fake: Tensor, device
     return _classic("critic", critic, labels, ("real", real), ("fake", fake), device)
 
 
+def progan_gradient_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    alpha: float,
+    train_step: int,
+    device: Device = "cpu",
+) -> Tensor:
+    """aladdinpersson's ProGAN: ``mean_i (||grad_x D(x_i)|| - 1)^2`` of ``critic(x, alpha, train_step)``.
+
+    Follows ``ProGAN/utils.py`` of aladdinpersson/Machine-Learning-Collection (no releases; read at 06bd820)
+    and its copies; imported ``as gradient_penalty``. Multiplied by lambda outside; ``fake`` detached.
+
+    Args:
+        critic: called as ``critic(x, alpha, train_step)``.
+        real, fake: ``[N, ...]``.
+        alpha: how far the new resolution is faded in; not the weight between real and fake.
+        train_step: the resolution.
+        device: accepted; the weights end on the samples' device.
+    """
+    check_callable("critic", critic)
+    check_pair(("real", real), ("fake", fake))
+    check_device(device)
+    weights = draw(real.shape[0])
+    faded, finish = given(critic, alpha, train_step)
+    return finish(between(faded, real, fake.detach(), weights))
+
+
 def calc_gradient_penalty(
     netD: Critic, real_data: Tensor, fake_data: Tensor, *, LAMBDA: float = 10
 ) -> Tensor:
     """caogang/wgan-gp: ``LAMBDA * mean_i (||grad_x D(x_i)|| - 1)^2``, samples detached.
 
-    The original reads ``BATCH_SIZE``, ``LAMBDA`` and ``use_cuda`` from its module; here the first and the
-    last come from ``real_data``. The norm is over all of a sample, as in its image scripts. ``LAMBDA`` only
-    by name: projects that put it in fourth place (SinGAN) mean another norm and another alpha.
+    Follows ``gan_cifar10.py`` of caogang/wgan-gp (no releases; read at a31f67d) and its copies. The original
+    reads ``BATCH_SIZE``, ``LAMBDA`` and ``use_cuda`` from its module; here the first and the last come from
+    ``real_data``. The norm is over all of a sample, as in its image scripts. ``LAMBDA`` only by name:
+    projects that put it in fourth place (SinGAN) mean another norm and another alpha.
     """
     check_callable("netD", netD)
     check_number("LAMBDA", LAMBDA)
@@ -110,8 +148,9 @@ def cal_gradient_penalty(
 ) -> tuple[Tensor, Tensor] | tuple[float, None]:
     """pix2pix, CycleGAN: ``lambda_gp * mean_i (||grad_x D(x_i) + 1e-16|| - constant)^2`` and the gradients.
 
-    The 1e-16 is added to every element of the gradient before the norm. Unlike the original, the samples
-    of ``"real"`` and ``"fake"`` are not switched to ``requires_grad`` in place.
+    Follows ``models/networks.py`` of junyanz/pytorch-CycleGAN-and-pix2pix (no releases; the same in every
+    copy that was read). The 1e-16 is added to every element of the gradient before the norm. Unlike the
+    original, the samples of ``"real"`` and ``"fake"`` are not switched to ``requires_grad`` in place.
 
     Args:
         netD: its output may be a PatchGAN map.
@@ -147,6 +186,9 @@ def lynnho_gradient_penalty(
     f: Critic, real: Tensor, fake: Tensor | None, gp_mode: str, sample_mode: str
 ) -> Tensor:
     """LynnHo's ``gradient_penalty``; alpha weights FAKE, samples detached, lambda outside.
+
+    Follows ``torchprob/gan/gradient_penalty.py`` of LynnHo/DCGAN-LSGAN-WGAN-GP-DRAGAN-Pytorch (no releases;
+    read at edf855b).
 
     Args:
         f: the critic.
@@ -189,7 +231,8 @@ def ctgan_calc_gradient_penalty(
 ) -> Tensor:
     """CTGAN: ``lambda_ * mean_g (||grad D||_g - 1)^2``, one alpha and one norm a group of ``pac`` rows.
 
-    Also a method: ``Discriminator.calc_gradient_penalty = ctgan_calc_gradient_penalty``.
+    Follows ctgan 0.12.1 (``Discriminator.calc_gradient_penalty``). Also a method:
+    ``Discriminator.calc_gradient_penalty = ctgan_calc_gradient_penalty``.
 
     Args:
         discriminator: takes ``[N, D]`` rows and packs them itself: ``[N / pac, 1]``.
@@ -223,7 +266,10 @@ def gradient_penalty_loss(
 ) -> Tensor:
     """BasicSR and mmagic: the penalty of each pixel's gradient (norm over channels), samples detached.
 
-    ``mean (||weight * grad D|| - 1)^2 / mean(weight)``, multiplied by lambda outside.
+    ``mean (||weight * grad D|| - 1)^2 / mean(weight)``, multiplied by lambda outside. Follows basicsr 1.4.2
+    (``basicsr.losses.gan_loss``), which has ``weight`` and no ``norm_mode``, and mmagic 1 (read at
+    5e292aa), which has ``mask`` in its place. ``norm_mode="pixel"``, the default of both, is not the
+    paper's norm.
 
     Args:
         discriminator: any critic.
@@ -258,7 +304,8 @@ def gradient_penalty_loss(
 def paper_gradient_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     """The paper's TensorFlow code: ``mean_i (||grad D(x_i)|| - 1)^2``, ``x = real + alpha * (fake - real)``.
 
-    Alpha weights FAKE; no epsilon in the root; multiplied by lambda outside.
+    Follows igul222/improved_wgan_training, where it stands inline in each script. Alpha weights FAKE; no
+    epsilon in the root; multiplied by lambda outside.
     """
     check_callable("critic", critic)
     check_pair(("real", real), ("fake", fake))
@@ -270,7 +317,10 @@ def compute_grad_pen(
 ) -> Tensor:
     """AMP (adversarial motion priors): ``lambda_ * mean_i ||grad D(s_i, s'_i)||^2`` on expert transitions.
 
-    Also a method: ``AMPDiscriminator.compute_grad_pen = compute_grad_pen``.
+    Follows ``rsl_rl/algorithms/amp_discriminator.py`` of AMP_for_hardware and its copies (no releases; read
+    at b4666fa in fan-ziqi/rl_amp). Also a method: ``AMPDiscriminator.compute_grad_pen = compute_grad_pen``.
+    Not every function of this name is zero-centred: GAIL's is :func:`gail_compute_grad_pen`, and some later
+    AMP projects subtract 1 from the norm; see your project's source.
 
     Args:
         discriminator: takes the states side by side, ``[N, S + S']``.
@@ -286,6 +336,47 @@ def compute_grad_pen(
             raise ValueError(f"{name} must be [N, S], one row a transition; got shape {tuple(states.shape)}")
     transitions = torch.cat([expert_state, expert_next_state], dim=-1)
     return r1_penalty(discriminator, transitions, gamma=2.0, output=first) * lambda_
+
+
+def gail_compute_grad_pen(
+    discriminator: Critic,
+    expert_state: Tensor,
+    expert_action: Tensor,
+    policy_state: Tensor,
+    policy_action: Tensor,
+    lambda_: float = 10,
+) -> Tensor:
+    """GAIL: ``lambda_ * mean_i (||grad D(x_i)|| - 1)^2`` between the expert's rows and the policy's.
+
+    Follows ``a2c_ppo_acktr/algo/gail.py`` of ikostrikov/pytorch-a2c-ppo-acktr-gail (no releases; read at
+    0c17533) and its copies. Also a method: ``Discriminator.compute_grad_pen = gail_compute_grad_pen``. Alpha
+    weights the EXPERT.
+
+    Args:
+        discriminator: takes state and action side by side, ``[N, S + A]``; a module without a ``forward`` of
+            its own is scored by its ``trunk``, as the original is.
+        expert_state, policy_state: ``[N, S]``.
+        expert_action, policy_action: ``[N, A]``.
+        lambda_: the weight, inside.
+    """
+    check_callable("discriminator", discriminator)
+    check_number("lambda_", lambda_)
+    named = {
+        "expert_state": expert_state,
+        "expert_action": expert_action,
+        "policy_state": policy_state,
+        "policy_action": policy_action,
+    }
+    for name, rows in named.items():
+        check_samples(name, rows)
+        if rows.dim() != 2 or rows.shape[0] != expert_state.shape[0]:
+            raise ValueError(f"{name} must be [N, S], one row a transition; got shape {tuple(rows.shape)}")
+    expert = torch.cat([expert_state, expert_action], dim=1)
+    policy = torch.cat([policy_state, policy_action], dim=1)
+    check_pair(("expert_state and expert_action", expert), ("policy_state and policy_action", policy))
+    if isinstance(discriminator, nn.Module) and type(discriminator).forward is nn.Module.forward:
+        discriminator = getattr(discriminator, "trunk", discriminator)
+    return between(discriminator, expert, policy, draw(expert.shape[0])) * lambda_
 
 
 def _classic(name: str, critic: Critic, labels: Any, real: Named, fake: Named, device: Any) -> Tensor:

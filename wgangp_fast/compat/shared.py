@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,15 +20,18 @@ Named = tuple[str, Any]
 
 
 def labelled(critic: Critic, labels: Any) -> tuple[Critic, Callable[[Tensor], Tensor]]:
-    """The critic of x alone, and what is to be done with its penalty.
+    """The critic of x alone, and what is to be done with its penalty; ``labels`` may be None."""
+    return (critic, lambda penalty: penalty) if labels is None else given(critic, labels)
+
+
+def given(critic: Critic, *more: Any) -> tuple[Critic, Callable[[Tensor], Tensor]]:
+    """``critic(x, *more)`` as a critic of x alone, and what is to be done with its penalty.
 
     A closure hides DistributedDataParallel from the engine, which could then neither capture the critic
     nor prepare the reduction of its gradients: unwrap first, close over what is inside.
     """
-    if labels is None:
-        return critic, lambda penalty: penalty
     inner, finish = enter(critic)
-    return lambda x: inner(x, labels), finish
+    return lambda x: inner(x, *more), finish
 
 
 def first(result: Any) -> Any:
@@ -59,6 +62,33 @@ def mixed(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     return torch.lerp(fake, real, alpha.view(-1, *[1] * (real.dim() - 1)))
 
 
+def of_graph(x: Named, outputs: Sequence[Named], weights: Sequence[float] | None = None) -> Tensor:
+    """Gradient of the sum of ``outputs``, each times its weight, with respect to ``x``, with history.
+
+    Args:
+        x: name and value, ``[N, ...]``.
+        outputs: name and value of what the critic made of ``x``, any shapes.
+    """
+    check_samples(*x)
+    if not x[1].requires_grad:
+        raise ValueError(f"{x[0]} must require a gradient before the critic runs: {x[0]}.requires_grad_()")
+    for name, output in outputs:
+        if not isinstance(output, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {kind(output)}")
+        if not output.requires_grad:
+            raise ValueError(f"{name} must be the critic's output at {x[0]}; it has no history")
+    cotangents = [torch.ones_like(output) for _, output in outputs]
+    if weights is not None:
+        cotangents = [ones * weight for ones, weight in zip(cotangents, weights)]
+    (gradient,) = torch.autograd.grad(
+        [output for _, output in outputs], x[1], cotangents, create_graph=True, allow_unused=True
+    )
+    if gradient is None:
+        names = ", ".join(name for name, _ in outputs)
+        raise ValueError(f"{names} must be the critic's output at {x[0]}; it does not depend on it")
+    return gradient
+
+
 def kind(value: Any) -> str:
     return value.__class__.__name__
 
@@ -86,7 +116,7 @@ def check_number(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a finite number; got {value!r}")
 
 
-def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: Any, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
