@@ -236,7 +236,7 @@ def test_labels_go_through_casts_and_devices() -> None:
 def test_wrappers_that_are_not_known_stay() -> None:
     other = Doubling(critic())
     assert wrappers.unwrap(other) is other
-    assert wrappers.remedy(other) is None
+    assert wrappers.left_on(other) is None
     half = type("_FabricModule", (nn.Module,), {})()
     assert wrappers.unwrap(half) is half
 

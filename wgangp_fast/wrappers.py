@@ -61,8 +61,8 @@ def enter(critic: Any) -> tuple[Any, Finish]:
     return inner, finish
 
 
-def remedy(critic: Any) -> str | None:
-    """Why what :func:`unwrap` returned is a wrapper still, which must not be captured, and what to do.
+def left_on(critic: Any) -> tuple[str, str] | None:
+    """Why what :func:`unwrap` returned is a wrapper still, which must not be captured, and the remedy.
 
     None for everything else, that is for a critic.
     """
@@ -70,19 +70,20 @@ def remedy(critic: Any) -> str | None:
         return None
     if "_orig_mod" in critic._modules:
         return (
-            "what torch.compile returned has hooks of its own, which a capture would lose. Register them on "
-            "the module before it is compiled"
+            "what torch.compile returned has hooks of its own, which a capture would lose",
+            "register them on the module before it is compiled",
         )
     if isinstance(critic, DistributedDataParallel):
         return (
             "DistributedDataParallel with hooks of its own or with mixed_precision= does more than call its "
-            "module. Register the hooks on the module inside and use torch.autocast, or wrap the whole loss: "
-            "DistributedDataParallel(wgangp_fast.CriticLoss(critic))"
+            "module",
+            "register the hooks on the module inside and use torch.autocast, or wrap the whole loss: "
+            "DistributedDataParallel(wgangp_fast.CriticLoss(critic))",
         )
     if isinstance(critic, DataParallel) and len(critic.device_ids) > 1:
         return (
-            f"DataParallel copies the critic to {len(critic.device_ids)} devices at each call. Use "
-            "DistributedDataParallel, or pass critic.module to compute the penalty on its own device"
+            f"DataParallel copies the critic to {len(critic.device_ids)} devices at each call",
+            "use DistributedDataParallel, or pass critic.module to compute the penalty on its own device",
         )
     return None
 

@@ -3,8 +3,8 @@
 One draw can mislead. A critic of (leaky) ReLUs jumps where rounding carries an activation across its kink,
 and whoever computes in float32 meets such a draw now and then: the worst error of a few draws says how near
 an activation came to zero, not how well a contestant computes. So the median is shown beside the worst, and
-the draws above :data:`KINK` are counted. That they are kinks was seen for stock's penalty of DCGAN-64 at batch
-8: of 20 draws exactly the three above it had an activation whose sign differs from float64's, one each.
+the draws above :data:`KINK` are counted. That they are kinks was seen for stock's penalty of DCGAN-64 at
+batch 8: of 20 draws exactly the three above it had an activation whose sign differs from float64's, one each.
 """
 
 from __future__ import annotations

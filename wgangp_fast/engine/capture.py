@@ -320,9 +320,9 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
     import torch._dynamo
 
-    left_on = wrappers.remedy(critic)
-    if left_on is not None:
-        raise CaptureError(left_on)
+    wrapper = wrappers.left_on(critic)
+    if wrapper is not None:
+        raise refusal(*wrapper)
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
     # on their second value; recurrent layers are traced through; hooks added later are noticed.
     patch = torch._dynamo.config.patch(
