@@ -48,6 +48,7 @@ class Verification:
         self.critic, self.output, self.due = critic, output, due
         self.before: _State | None = None
         self.captured: Any = None
+        self.kinds: set[torch.dtype] = set()  # floating dtypes that the critic computes in
         self.inputs: tuple[Any, ...] = ()
 
     def look(self, captured: Any, inputs: tuple[Any, ...]) -> None:
@@ -55,6 +56,8 @@ class Verification:
         self.before = None
         if self.due(captured):
             self.captured = captured
+            values = [node.meta.get("val") for node in captured.nodes()]
+            self.kinds = {v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()}
             self.inputs = tuple(v for i, v in enumerate(inputs) if i != captured.x_index)
             written = [inputs[i] for i in captured.written]
             self.before = _State(_modules(self.critic, self.output), written)
@@ -80,7 +83,7 @@ class Verification:
             return
         after = before.again()
         try:
-            plan.verified = _Comparison(before, ours, stock, points, self.inputs).run()
+            plan.verified = _Comparison(before, ours, stock, points, self.inputs, self.kinds).run()
         except VerificationError:
             before.restore()
             raise
@@ -202,12 +205,10 @@ class _Comparison:
         stock: Callable[..., Tensor],
         points: Sequence[Any],
         inputs: tuple[Any, ...],
+        kinds: set[torch.dtype],
     ) -> None:
         self.before, self.ours, self.stock, self.points, self.inputs = before, ours, stock, points, inputs
-        kinds = [ours.dtype, *(p.dtype for p in points if isinstance(p, Tensor))]
-        if torch.is_autocast_enabled(ours.device.type):
-            kinds.append(torch.get_autocast_dtype(ours.device.type))
-        self.epsilon = max(torch.finfo(kind).eps for kind in kinds if kind.is_floating_point)
+        self.epsilon = max(torch.finfo(kind).eps for kind in {ours.dtype, *kinds})
         # What a wrong derivative does is far more; what rounding does beyond this is measured.
         self.tolerance = min(max(1e4 * self.epsilon, 1e-7), 0.05)
 
