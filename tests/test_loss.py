@@ -24,12 +24,10 @@ from wgangp_fast.penalty import BatchNormWarning, StockPathWarning
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
-#: critics of the zoo whose forward changes buffers, or that put numbers of the whole batch into each sample
+#: critics of the zoo whose forward changes buffers, or that make a Python number of the data
 APART = {
-    *("batch norm 1-D", "batch norm", "batch norm, bare", "batch norm, no statistics"),
-    *("instance norm, statistics", "spectral norm", "spectral norm, parametrized"),
-    *("a number out of the data", "multihead attention", "transformer layer"),
-    *("LSTM", "GRU", "RNN", "LSTM, deep"),
+    *("batch norm 1-D", "batch norm", "batch norm, bare", "instance norm, statistics"),
+    *("spectral norm", "spectral norm, parametrized", "a number out of the data"),
 }
 RANDOM = {"dropout", "alpha dropout", "dropout 2-D"}
 

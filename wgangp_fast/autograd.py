@@ -151,9 +151,7 @@ class CriticLossFunction(Function):
         *leaves: Any,
     ) -> tuple[Tensor, ...]:
         plan = ctx.plan = call.plan
-        whole = call.x.unflatten(0, (3, -1)) if plan.mapped else call.x
-        (gradient, score), tensors, ctx.numbers = plan.forward(whole, leaves)
-        gradient = gradient.squeeze(0) if plan.mapped else gradient
+        (gradient, score), tensors, ctx.numbers = plan.forward(call.x, leaves)
         penalty, norms, slope = plan.kernels.norm_penalty(
             gradient, call.target, call.one_sided, call.reduction
         )
@@ -182,14 +180,9 @@ def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     del saved[: 2 + len(points)]
     seed = plan.kernels.penalty_seed(gradient, slope, incoming * ctx.lambda_gp)
     del gradient
-    if plan.mapped:
-        seed = seed.unsqueeze(0)
     seeds = [(seed, plan.cotangent(*ctx.score) * incoming)]
     del seed
     (of_x, of_rest), of_leaves = plan.backward(seeds, saved, ctx.numbers)
-    if plan.mapped:
-        of_x = None if of_x is None else of_x.squeeze(0)
-        of_rest = None if of_rest is None else of_rest.flatten(0, 1)
     of_points = _of_points(ctx, of_x, points)
     if of_rest is not None:
         halves = of_rest.chunk(2)

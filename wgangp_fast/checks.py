@@ -26,10 +26,10 @@ def samples(name: str, value: Any) -> None:
 
 
 def pair(real: Any, fake: Any) -> None:
-    """Both are samples of one shape, dtype and device."""
+    """Both are samples of one shape and device."""
     samples("real", real)
     samples("fake", fake)
-    for what in ("shape", "dtype", "device"):
+    for what in ("shape", "device"):
         of_real, of_fake = getattr(real, what), getattr(fake, what)
         if of_real != of_fake:
             raise ValueError(
@@ -59,7 +59,7 @@ def options(reduction: Any, target: Any) -> None:
 
 
 def weights(alpha: Any, real: Tensor) -> Tensor | None:
-    """``alpha`` as ``[N]`` in the dtype of ``real``; None stays None, except in a CUDA graph's capture."""
+    """``alpha`` as ``[N]``; None stays None, except in a CUDA graph's capture."""
     if alpha is None:
         if capturing(real.device):
             raise RuntimeError(
@@ -80,9 +80,18 @@ def weights(alpha: Any, real: Tensor) -> Tensor | None:
         )
     if alpha.device != real.device:
         raise ValueError(f"alpha must be on the device of real, {real.device}; it is on {alpha.device}")
-    if alpha.dim() != 1:
-        alpha = alpha.reshape(-1)
-    return alpha if alpha.dtype == real.dtype else alpha.to(real.dtype)
+    return alpha if alpha.dim() == 1 else alpha.reshape(-1)
+
+
+def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All in the dtype of ``alpha * real + (1 - alpha) * fake``, which is torch's: bfloat16 samples and
+    float32
+    weights give float32 points. Gradients flow back through the casts, each in its own dtype."""
+    dtype = torch.promote_types(real.dtype, fake.dtype)
+    if alpha is not None:
+        dtype = torch.promote_types(dtype, alpha.dtype)
+        alpha = alpha.to(dtype)
+    return real.to(dtype), fake.to(dtype), alpha
 
 
 def capturing(device: torch.device) -> bool:

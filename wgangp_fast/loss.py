@@ -58,14 +58,16 @@ def critic_loss(
 
     Gulrajani et al. 2017, algorithm 1. Value and gradients equal those of the three stock terms. The critic
     runs once, on real, fake and the penalty points together, and the gradients of all three share one
-    backward pass, where its samples are independent and its forward changes no buffers. Otherwise (batch
-    norm, minibatch statistics, spectral norm in training) it runs as stock code runs it: on real, on fake,
-    then for the penalty.
+    backward pass, where its forward changes no buffers and does the same whether samples require a gradient
+    or not. Otherwise (batch norm or spectral norm in training, samples of two dtypes) it runs as stock code
+    runs it: on real, on fake, then for the penalty. Statistics of a batch are those of each of the three.
+    Random numbers (dropout) are drawn for all three at once.
 
     Args:
         critic: any callable, as for :func:`wgangp_fast.gradient_penalty`.
         real: ``[N, ...]``, floating point.
-        fake: shape, dtype and device of ``real``. Gradients flow to ``real`` and ``fake`` if they ask.
+        fake: shape and device of ``real``, floating point. Gradients flow to ``real`` and ``fake`` if they
+        ask.
         lambda_gp: weight of the penalty.
         alpha, target, one_sided, output, generator, impl: as for the penalty.
         recompute: keep less between forward and backward, and make it again: less memory, more time.
@@ -89,7 +91,10 @@ def critic_loss(
     critic, finish = wrappers.enter(critic)
     asked = _Asked(weights, float(target), one_sided, output, generator, chosen, how)
     found = None
-    if chosen != "ref":
+    # Without gradients stock code shows the critic another grad mode, for nothing that one pass would spare.
+    # Where dtypes differ the critic sees real, fake and the points each in its own.
+    alike = all(v.dtype == real.dtype for v in (fake, *checks.promoted(real, fake, weights)) if v is not None)
+    if chosen != "ref" and torch.is_grad_enabled() and alike:
         found = _together(critic, real, fake, float(lambda_gp), asked)
     if found is None:
         found = _apart(critic, real, fake, float(lambda_gp), asked)
@@ -114,28 +119,23 @@ def _together(
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
     given = (real, fake)
     real, fake = samples(real), plain(fake)
-    weights = None if asked.weights is None else plain(asked.weights)
-    wants_x = torch.is_grad_enabled() and (
-        real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
-    )
+    weights = None if asked.weights is None else plain(asked.weights).to(real.dtype)
+    wants_x = real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
     kernels = Kernels.of(asked.chosen, real.device.type)
+    watch = verify.begin(critic, asked.output, real.device, (wants_x, True, kernels, asked.how, True))
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
     like = points_like(real)
+    plan, leaves = joint_plan(critic, asked.output, like, wants_x, kernels, asked.how, watch)
+    if plan is None:
+        return None
     n, *rest = like.shape
     strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
     whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)
-    watch = verify.begin(
-        critic, asked.output, real.device, (wants_x, torch.is_grad_enabled(), kernels, asked.how, True)
-    )
-    plan, leaves = joint_plan(critic, asked.output, like, whole, wants_x, kernels, asked.how, watch)
-    if plan is None:
-        return None
     key = (0, 0) if weights is not None else draw_key(asked.generator, real.device)
     if watch is not None:
         watch.alpha_is_drawn()
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
-        whole = whole.detach()
         torch.cat([x, real, fake], out=whole)
     weights = drawn if weights is None else weights
     call = LossCall(plan, whole, asked.target, asked.one_sided, REDUCTIONS["mean"], lambda_gp)

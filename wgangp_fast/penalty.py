@@ -64,9 +64,11 @@ def gradient_penalty(
     Args:
         critic: any callable; its output may have any shape and is summed. Several outputs: see ``output``.
         real: ``[N, ...]``, floating point.
-        fake: shape, dtype and device of ``real``. Gradients flow to ``real`` and ``fake`` if they ask.
+        fake: shape and device of ``real``, floating point. Gradients flow to ``real`` and ``fake`` if they
+        ask.
         alpha: ``[N]`` or ``[N, 1, ...]``, floating point: weight of REAL in each sample. Drawn uniformly if
-            not given.
+            not given. Where dtypes differ the points have the one that torch promotes them to, as in stock
+            code: float32 for bfloat16 samples and float32 ``alpha``.
         target: the gradient norm that costs nothing.
         one_sided: penalise only norms above ``target``.
         reduction: ``"mean"``, ``"sum"`` or ``"none"`` (then ``[N]``).
@@ -116,6 +118,7 @@ def penalty_and_norms(
     how: Execution,
 ) -> tuple[Tensor, Tensor]:
     """The penalty and, without history, the norms ``[N]``; checked arguments, an unwrapped critic."""
+    real, fake, weights = checks.promoted(real, fake, weights)
     kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
     key = (0, 0) if weights is not None else draw_key(generator, real.device)
     given = (real, fake)  # the critic may look at what it is given
@@ -298,28 +301,29 @@ def joint_plan(
     critic: Critic,
     output: Output | None,
     x: Tensor,
-    whole: Tensor,
     wants_x: bool,
     kernels: Kernels,
     how: Execution,
     watch: verify.Verification | None,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
-    from .engine import capture, joint
+    from .engine import capture, joint, plan, refusals
 
-    grad = torch.is_grad_enabled()
     try:
-        torch._C._set_grad_enabled(True)
         with capture.shown(None if watch is None else watch.look):
-            binding = joint.bind(critic, output, x.requires_grad_(), whole.requires_grad_())
-        torch._C._set_grad_enabled(grad)
-        found = None if isinstance(binding, str) else planned(binding, wants_x, kernels, how, joint=True)
+            binding = joint.bind(critic, output, x.requires_grad_(), x.detach())
     except capture.CaptureError:
         return None, ()
     finally:
         x.requires_grad_(False)
-        torch._C._set_grad_enabled(grad)
-    return (None, ()) if isinstance(binding, str) else (found, binding.leaves)
+    if isinstance(binding, str):
+        return None, ()
+    try:
+        return plan.plan_of(binding, wants_x, kernels, how, joint=True), binding.leaves
+    except Exception as error:  # nothing has run yet, and the penalty's own plan may do
+        refusals.raise_out_of_memory(error)
+        binding.captured.joined = str(error) or type(error).__name__
+        return None, ()
 
 
 def distrusted(

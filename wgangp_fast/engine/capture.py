@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import threading
 import types
 import warnings
@@ -76,25 +77,13 @@ def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     return result if output is None else output(result)
 
 
-def _mapped(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
-    """The critic on each of several batches, ``x [B, N, ...]``, as one graph."""
-    if not torch.compiler.is_dynamo_compiling():
-        raise _Miss
-
-    def one(batch: Tensor) -> Any:
-        result = critic(batch)
-        return result if output is None else output(result)
-
-    return torch.vmap(one, randomness="different")(x)
-
-
 class _Compiled:
     """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
 
-    def __init__(self, name: str, line: int, body: Callable[..., Any]) -> None:
+    def __init__(self, name: str, line: int) -> None:
         # Dynamo keeps its memory of changing values by file, line and name: make those unique.
-        code = body.__code__.replace(co_name=name, co_firstlineno=line)
-        self.function = types.FunctionType(code, body.__globals__, name)
+        code = _body.__code__.replace(co_name=name, co_firstlineno=line)
+        self.function = types.FunctionType(code, _body.__globals__, name)
         self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
         self.made: list[weakref.ref[Captured]] = []
 
@@ -119,32 +108,22 @@ class _Entry:
     Attributes:
         refused: why the last penalty ran on the stock path; None if it ran on the engine.
         warned: what was said about it.
-        apart: kind of batch -> why it is not captured with its neighbours.
     """
 
-    def __init__(self, number: int, body: Callable[..., Any] = _body) -> None:
-        self.number, self.body = number, body
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.kinds: dict[Any, _Compiled] = {}
         self.refusals = Refusals()
         self.refused: str | None = None
         self.warned: set[str] = set()
-        self.apart: dict[Any, str] = {}
-        self._mapped: _Entry | None = None
-
-    def mapped(self) -> _Entry:
-        """The entry of the same critic on several batches at once, ``[B, N, ...]``."""
-        if self._mapped is None:
-            self._mapped = _Entry(self.number, _mapped)
-        return self._mapped
 
     def at(self, x: Tensor) -> _Compiled:
         """The compiled function for batches like ``x``."""
-        kind = (x.shape, x.stride(), x.dtype, x.device)
+        kind = (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
         found = self.kinds.get(kind)
         if found is None:
             with _entries_lock:
-                name = f"critic_{self.number}{'' if self.body is _body else '_mapped'}_{len(self.kinds)}"
-                made = _Compiled(name, 100_000 + self.number, self.body)
+                made = _Compiled(f"critic_{self.number}_{len(self.kinds)}", 100_000 + self.number)
                 found = self.kinds.setdefault(kind, made)
         return found
 
@@ -206,23 +185,21 @@ def bind(
     output: Callable[[Any], Tensor] | None,
     x: Tensor,
     wanted: Callable[[Captured], bool] | None = None,
-    mapped: bool = False,
 ) -> Binding:
     """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
 
     Args:
         critic: an unwrapped critic.
         output: picks the score from what the critic returns, or None.
-        x: ``[N, ...]``, requires a gradient.
+        x: ``[N, ...]``; the penalty points require a gradient.
         wanted: asked about the graph that fits, before anything of it runs; None: any is.
-        mapped: ``x`` is ``[B, N, ...]``, several batches, each as the critic would be called with.
 
     Raises:
         Seen: the graph is not wanted.
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
         TypeError: the critic returns something other than one tensor.
     """
-    own = entry(critic).mapped() if mapped else entry(critic)
+    own = entry(critic)
     _slot.binding, _slot.wanted = None, wanted
     if torch._C._len_torch_dispatch_stack():
         with _unobserved():
@@ -241,12 +218,10 @@ def bind(
     return binding
 
 
-def look(
-    critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor, mapped: bool = False
-) -> Captured:
+def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
     """The graph that :func:`bind` would take; nothing of it runs."""
     try:
-        bind(critic, output, x, lambda captured: False, mapped)
+        bind(critic, output, x, lambda captured: False)
     except Seen as seen:
         return seen.captured
     raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
@@ -360,9 +335,45 @@ def _quiet() -> Iterator[None]:
 # the backend -------------------------------------------------------------------------------------
 
 
+def _python_effects(inputs: tuple[str, ...]) -> bool:
+    """Whether the code that Dynamo is compiling changes Python objects so that the next call could notice.
+
+    A tensor that replaces an attribute which the code does not read (old weight norms) is none. Yes if
+    unknown.
+    """
+    try:
+        from torch._dynamo.symbolic_convert import InstructionTranslator
+        from torch._dynamo.variables import TensorVariable
+        from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
+
+        effects = InstructionTranslator.current_tx().output.side_effects
+        if effects.tensor_hooks:
+            return True
+        read = {_path(name) for name in inputs}
+        for changed in filter(effects.is_modified, list(effects.id_to_variable.values())):
+            if isinstance(changed.mutation_type, (AttributeMutationNew, ValueMutationNew)):
+                continue  # made by the code itself
+            stored = effects.store_attr_mutations.get(changed, {})
+            owner = getattr(changed.source, "name", None)
+            owner = _path(str(owner() if callable(owner) else owner))
+            known = stored and all(isinstance(v, TensorVariable) for v in stored.values())
+            if not known or any((*owner, name) in read for name in stored):
+                return True
+        return False
+    except (ImportError, AttributeError, AssertionError, TypeError):
+        return True
+
+
+def _path(source: str) -> tuple[str, ...]:
+    """The names on the way to an object, whichever way Dynamo writes it."""
+    skipped = {"__dict__", "_modules", "_parameters", "_buffers"}
+    return tuple(word for word in re.findall(r"\w+", source) if word not in skipped)
+
+
 def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
     """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
     captured = split(*trace(gm, example_inputs))
+    captured.python_effects = _python_effects(captured.input_names)
     _slot.kind.made.append(weakref.ref(captured))
     # What cannot be derived must be known now: later the prologue would have updated buffers already.
     derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])

@@ -17,9 +17,10 @@ from torch import Tensor, fx
 from ..rules.bilinear import Bilinear
 from ..rules.registry import Rule
 from . import capture
+from .batches import at_batches
 from .derive import Derivation
 from .errors import CaptureError, NotNow
-from .mirrors import Apart, Mirrors, check_independent
+from .mirrors import Mirrors
 from .split import Captured
 from .sweeps import REST, WHOLE, Sweeps
 from .writer import PlanSite, value_of
@@ -167,71 +168,113 @@ def derive_joint(mirrors: Mirrors, wants_x: bool, wanted: Iterable[int]) -> Swee
 # capture -----------------------------------------------------------------------------------------
 
 
-def bind(critic: Critic, output: Any, x: Tensor, whole: Tensor) -> capture.Binding | str:
-    """Capture ``critic`` at ``whole [3N, ...]`` and at ``x [N, ...]``; both require a gradient.
+def bind(critic: Critic, output: Any, x: Tensor, data: Tensor) -> capture.Binding | str:
+    """Capture ``critic`` as it sees the penalty points, for a plan of the whole critic step.
 
-    Tried first: one batch of 3N samples. Then, for critics that compare samples or hold something for each
-    sample (labels in a closure), three batches of N, mapped over.
+    Args:
+        x: ``[N, ...]``, requires a gradient, as the penalty points do.
+        data: the same without: as stock code shows real and fake to the critic.
 
     Returns:
-        the binding of all three, its ``captured.joined`` the graph of one (``captured.mapped``: in the form
-        ``[B, N, ...]``); or why the critic has to run on each batch alone. Then nothing of it has run.
+        the binding, its ``captured.joined`` the graphs for one, two and three batches; or why the critic
+        has to
+        run on each batch alone. Then nothing of it has run.
 
     Raises:
         CaptureError: it cannot be captured at all.
     """
-    own = capture.entry(critic)
-    kind = (whole.shape, whole.stride(), whole.dtype, whole.device, getattr(critic, "training", None))
-    found: capture.Binding | str = own.apart.get(kind) or _bind(critic, output, x, whole, False)
-    if isinstance(found, capture.Binding) or own.refused is not None:
-        return found
-    own.apart[kind] = found
-    deeper = own.mapped().apart
-    if kind not in deeper:
-        second = _bind(critic, output, x[None], whole.unflatten(0, (3, -1)), True)
-        if isinstance(second, capture.Binding):
-            return second
-        deeper[kind] = second
-    return found
-
-
-def _bind(critic: Critic, output: Any, x: Tensor, whole: Tensor, mapped: bool) -> capture.Binding | str:
-    x, whole = (v.detach().requires_grad_() for v in (x, whole))
     try:
-        return capture.bind(critic, output, whole, _is_joined, mapped)
+        binding = capture.bind(critic, output, x, _is_joined)
     except capture.Seen as seen:
-        captured, inputs = seen.captured, seen.inputs
+        captured = seen.captured
+        if captured.joined is None:
+            captured.joined = _join(captured)
+        if isinstance(captured.joined, str):
+            return captured.joined
+        binding = capture.bind(critic, output, x, _is_joined)
+    captured = binding.captured
+    try:
+        other = capture.look(critic, output, data)
     except NotNow:
         raise
     except CaptureError as error:
-        # What only fits one batch (labels in a closure) fails here, and what cannot be captured at all.
-        return str(error)
-    if captured.joined is None:
-        try:
-            captured.joined = _join(captured, inputs, critic, output, x, whole, mapped)
-            captured.mapped = mapped
-        except CaptureError as error:
-            captured.joined = str(error).splitlines()[0]
-    if isinstance(captured.joined, str):
+        captured.joined = str(error)
         return captured.joined
-    return capture.bind(critic, output, whole, _is_joined, mapped)
+    if other not in captured.seen:
+        captured.seen[other] = difference(captured, other)
+    return captured.seen[other] or binding
 
 
 def _is_joined(captured: Captured) -> bool:
     return captured.joined is not None and not isinstance(captured.joined, str)
 
 
-def _join(
-    captured: Captured, inputs: tuple[Any, ...], critic: Critic, output: Any, x: Tensor, whole: Tensor,
-    mapped: bool,
-) -> fx.Graph:  # fmt: skip
-    """The critic's graph at ``x``, if three batches may run as one."""
-    if captured.changes_state():
-        raise Apart("its forward pass changes buffers, once for each batch in stock code")
-    third = capture.look(critic, output, x, mapped)
-    if third.leaf_names != captured.leaf_names or third.changes_state():
-        raise Apart("the critic computes something else for a larger batch")
-    with torch.no_grad():
-        leaves = captured.bound(inputs)
-    check_independent(Mirrors(third.critic, captured.critic), whole, leaves)
-    return third.critic
+def _join(captured: Captured) -> tuple[fx.Graph, ...] | str:
+    """The critic's graph for one, two and three batches, or why they may not run as one."""
+    if captured.changes_state() or captured.python_effects:
+        return "its forward pass changes buffers or attributes, once for each batch in stock code"
+    if captured.prologue is not None and any(_draws(node) for node in captured.prologue.graph.nodes):
+        return "it draws random numbers for its parameters, for each batch others in stock code"
+    try:
+        return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
+    except Exception as error:  # what cannot be shown to be the same does not run together
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _draws(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def difference(a: Captured, b: Captured) -> str | None:
+    """Where two captures of one critic differ; None if they are the same."""
+    if b.changes_state() or b.python_effects:
+        return "its forward pass changes buffers or attributes for real and fake samples"
+    same = (a.input_names, a.leaf_sources) == (b.input_names, b.leaf_sources)
+    same = same and _same_graph(a.critic, b.critic)
+    p, q = a.prologue, b.prologue
+    same = same and (p is q if p is None or q is None else _same_graph(p.graph, q.graph, p, q))
+    if same:
+        return None
+    return (
+        "it computes something else for real and fake samples, which require no gradient, than for the "
+        "penalty points, which do: it looks at requires_grad"
+    )
+
+
+def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: Any = None, owner_b: Any = None) -> bool:
+    """Whether two graphs are one, call by call and constant by constant."""
+    if len(a.nodes) != len(b.nodes):
+        return False
+    place = {node: i for graph in (a, b) for i, node in enumerate(graph.nodes)}
+
+    def told(value: Any) -> Any:
+        """An argument as something that can be compared: nodes by place, types kept (1 is not True)."""
+        if isinstance(value, fx.Node):
+            return "node", place[value]
+        if isinstance(value, (list, tuple)):
+            return tuple([told(v) for v in value])
+        if isinstance(value, dict):
+            return tuple([(name, told(v)) for name, v in value.items()])
+        return type(value), repr(value)
+
+    for m, n in zip(a.nodes, b.nodes):
+        shapes = [[(v.shape, v.dtype) for v in _tensors(node)] for node in (m, n)]
+        marks = [bool(node.meta.get("no_grad")) for node in (m, n)]
+        same = m.op == n.op and shapes[0] == shapes[1] and marks[0] == marks[1]
+        if m.op == "get_attr":
+            pair = [getattr(owner, node.target) for owner, node in ((owner_a, m), (owner_b, n))]
+            same = same and (pair[0] is pair[1] or torch.equal(*pair))
+        elif m.op != "placeholder":
+            same = same and (m.target, told(m.args), told(m.kwargs)) == (
+                n.target,
+                told(n.args),
+                told(n.kwargs),
+            )
+        if not same:
+            return False
+    return True
+
+
+def _tensors(node: fx.Node) -> list[Tensor]:
+    val = node.meta.get("val")
+    return [v for v in (val if isinstance(val, (list, tuple)) else [val]) if isinstance(v, Tensor)]

@@ -68,7 +68,6 @@ class Plan:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
         score_cut: in a joint plan, ``(dim, start, length)`` of the scores of real and fake.
-        mapped: a joint plan whose batch is ``[3, N, ...]``.
         kernels: the implementations of the package's own operations that it runs on.
         how: how it is run; ``executor`` reports by what.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
@@ -97,13 +96,13 @@ class Plan:
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
         )
         self.count = len(leaves)
-        lowered = lower(captured.critic, kernels)
-        self.mapped = joint and captured.mapped
         if joint:
-            mirrors = Mirrors(lower(captured.joined, kernels), lowered)
+            graphs = [lower(graph, kernels) for graph in captured.joined]
+            mirrors, lowered = Mirrors(*graphs), graphs[-1]
             self.score_cut: Any = mirrors.cut(result_of(mirrors.one), None, REST)
             self.sweeps: Sweeps = derive_joint(mirrors, wants_x, self.wanted)
         else:
+            lowered = lower(captured.critic, kernels)
             self.sweeps = derive(lowered, wants_x, self.wanted)
         inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
         fuse(self.sweeps, kernels, inputs, how.recompute)

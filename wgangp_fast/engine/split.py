@@ -24,7 +24,7 @@ from .writer import args_of, is_float, result_of, value_of
 aten = ops.aten
 
 
-@dataclass
+@dataclass(eq=False)
 class Captured:
     """One captured critic graph.
 
@@ -34,10 +34,12 @@ class Captured:
         leaf_sources: for each leaf, ``("input", i)`` or ``("prologue", k)``.
         extra_outputs: how the backend answers Dynamo for graph outputs other than the score.
         x_index: position of x among Dynamo's inputs.
-        leaf_names: what each leaf is, in words that two captures of one critic share.
+        input_names: what each of Dynamo's inputs is, in words that two captures of one critic share.
+        python_effects: whether a call changes attributes, lists or other Python objects.
         plans: derived plans by what they must produce; filled by the plan.
-        joined: the graph of a third of the batch (see ``joint``), or why there is none; None: not tried.
-        mapped: the batch is three batches, ``[3, N, ...]``.
+        joined: its graphs for one, two and three batches (see ``joint``), or why there are none; None: not
+        tried.
+        seen: other captures of the critic, as real and fake show it, and in what they differ from this one.
         written: positions of Dynamo's inputs that a call writes into.
         refused: why no plan of it may run, and the remedy; None: it may.
     """
@@ -48,10 +50,11 @@ class Captured:
     extra_outputs: list[tuple[str, int]]
     x_index: int
     batch_norm: str | None
-    leaf_names: tuple[str, ...] = ()
+    input_names: tuple[str, ...] = ()
+    python_effects: bool = False
     plans: dict[Any, Any] = field(default_factory=dict)
     joined: Any = None
-    mapped: bool = False
+    seen: dict[Captured, str | None] = field(default_factory=dict)
     written: tuple[int, ...] = ()
     refused: tuple[str, str] | None = None
 
@@ -109,10 +112,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> 
     captured = _Splitter(
         traced, inputs, x_index, moving, score, outputs, plan, list(zip(mutated, new_values))
     ).run()
-    names = [_source_name(n) for n in gm.graph.nodes if n.op == "placeholder"]
-    captured.leaf_names = tuple(
-        names[i] if bank == "input" else f"prologue {i}" for bank, i in captured.leaf_sources
-    )
+    captured.input_names = tuple(_source_name(n) for n in gm.graph.nodes if n.op == "placeholder")
     captured.written = tuple(i for i, _ in mutated)
     return captured
 
