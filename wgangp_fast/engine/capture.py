@@ -27,6 +27,7 @@ from torch import Tensor, fx
 from .. import wrappers
 from .derive import derive
 from .errors import CaptureError, NotNow
+from .frontend import FrontEnd
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
 from .trace import trace
@@ -97,6 +98,7 @@ class _Compiled:
         self.function = types.FunctionType(code, body.__globals__, name)
         self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
         self.made: list[weakref.ref[Captured]] = []
+        self.front = FrontEnd()
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
@@ -336,7 +338,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     try:
         with patch, warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            result = kind.compiled(critic, output, x, SCORE)
+            result = kind.front.compile(lambda: kind.compiled(critic, output, x, SCORE))
     except Seen:
         own.refusals.end(critic, output, x)
         raise
