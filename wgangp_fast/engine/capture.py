@@ -28,6 +28,7 @@ from .. import wrappers
 from .derive import derive
 from .errors import CaptureError, NotNow
 from .frontend import FrontEnd
+from .frontend_draws import NONE
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
 from .trace import trace
@@ -68,7 +69,7 @@ class Seen(Exception):
         self.captured, self.inputs = captured, inputs
 
 
-def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
+def _body(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
     # True for Dynamo, False for Python (is_compiling() is one flag for all threads): run by Python, this
     # function says that no compiled entry fits.
     if not torch.compiler.is_dynamo_compiling():
@@ -77,7 +78,7 @@ def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     return result if output is None else output(result)
 
 
-def _mapped(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
+def _mapped(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
     """The critic on each of several batches, ``x [B, N, ...]``, as one graph."""
     if not torch.compiler.is_dynamo_compiling():
         raise _Miss
@@ -103,6 +104,11 @@ class _Compiled:
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
         ten microseconds of Python."""
+        if self.front.programs:
+            return self.front.replay(self._cached, arguments, _Miss)
+        return self._cached(*arguments, NONE)
+
+    def _cached(self, *arguments: Any) -> Any:
         prior = _set_eval_frame(False)
         try:
             return self.function(*arguments)
@@ -338,7 +344,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     try:
         with patch, warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            result = kind.front.compile(lambda: kind.compiled(critic, output, x, SCORE))
+            result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
     except Seen:
         own.refusals.end(critic, output, x)
         raise
@@ -366,9 +372,11 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
     captured = split(*trace(gm, example_inputs))
     _slot.kind.made.append(weakref.ref(captured))
+    captured.draws = bool(_slot.kind.front.tape.values)
     # What cannot be derived must be known now: later the prologue would have updated buffers already.
     derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
+    _slot.kind.front.tape.complete = True
 
     def note(*inputs: Any) -> tuple[Any, ...]:
         if captured.refused is not None:

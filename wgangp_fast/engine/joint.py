@@ -226,6 +226,8 @@ def _join(
     mapped: bool,
 ) -> fx.Graph:  # fmt: skip
     """The critic's graph at ``x``, if three batches may run as one."""
+    if captured.draws:
+        raise Apart("its forward pass draws random numbers in Python, anew for each batch in stock code")
     if captured.changes_state():
         raise Apart("its forward pass changes buffers, once for each batch in stock code")
     third = capture.look(critic, output, x, mapped)

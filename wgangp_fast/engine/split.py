@@ -39,6 +39,7 @@ class Captured:
         joined: the graph of a third of the batch (see ``joint``), or why there is none; None: not tried.
         mapped: the batch is three batches, ``[3, N, ...]``.
         written: positions of Dynamo's inputs that a call writes into.
+        draws: its Python draws random numbers at every call.
         refused: why no plan of it may run, and the remedy; None: it may.
     """
 
@@ -53,6 +54,7 @@ class Captured:
     joined: Any = None
     mapped: bool = False
     written: tuple[int, ...] = ()
+    draws: bool = False
     refused: tuple[str, str] | None = None
 
     def leaves(self) -> list[fx.Node]:

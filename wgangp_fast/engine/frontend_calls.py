@@ -1,0 +1,101 @@
+"""Library functions that the front end does not enter, replaced by what they mean for a critic."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import frontend_draws
+from .patching import Patch
+
+if TYPE_CHECKING:
+    from .frontend import FrontEnd
+
+
+def patches(front: FrontEnd) -> list[Patch]:
+    from torch._dynamo import symbolic_convert
+
+    def called(original: Any) -> Any:
+        def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
+            function = fn.realize() if hasattr(fn, "realize") else fn
+            result = frontend_draws.drawn(front, self, function, args, kwargs)
+            if result is None:
+                stands_for = _stand_in(function)
+                if stands_for is None:
+                    return original(self, fn, args, kwargs)
+                result = stands_for(self, args, kwargs)
+            self.push(result)
+            return None
+
+        return call_function
+
+    return [(symbolic_convert.InstructionTranslatorBase, "call_function", called)]
+
+
+def _stand_in(function: Any) -> Any:
+    value = getattr(function, "value", None) or getattr(function, "fn", None)
+    try:
+        return _table().get(value)
+    except TypeError:  # not hashable
+        return None
+
+
+@functools.cache
+def _table() -> dict[Any, Callable[[Any, Any, Any], Any]]:
+    import _warnings
+    import warnings
+
+    from torch.utils.checkpoint import checkpoint_sequential
+
+    # Filters decide what is shown, not what is computed; around a with block they are put back anyway.
+    silent = [warnings.simplefilter, warnings.filterwarnings, warnings.resetwarnings]
+    silent += [
+        getattr(owner, name)
+        for owner in (_warnings, warnings)
+        for name in ("_filters_mutated", "_filters_mutated_lock_held")
+        if hasattr(owner, name)
+    ]
+    return {
+        **dict.fromkeys(silent, _nothing),
+        checkpoint_sequential: _inlined(_sequential),
+        torch.jit.isinstance: _jit_isinstance,
+    }
+
+
+def _nothing(tx: Any, args: Any, kwargs: Any) -> Any:
+    from torch._dynamo.variables import ConstantVariable
+
+    return ConstantVariable.create(None)
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any], Any]:
+    """Trace ``function`` instead."""
+
+    def call(tx: Any, args: Any, kwargs: Any) -> Any:
+        from torch._dynamo.variables.builder import SourcelessBuilder
+
+        return SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
+
+    return call
+
+
+def _sequential(functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any) -> Any:
+    """``checkpoint_sequential``: checkpoints change memory, not numbers."""
+    if isinstance(functions, torch.nn.Sequential):
+        functions = list(functions.children())
+    for function in functions:
+        input = function(input)
+    return input
+
+
+def _jit_isinstance(tx: Any, args: Any, kwargs: Any) -> Any:
+    """Of tensors, numbers and containers of them, by what the front end knows of their types."""
+    from torch._dynamo.variables import BuiltinVariable, ConstantVariable
+
+    if len(args) == 2 and isinstance(args[1].as_python_constant(), type):
+        return BuiltinVariable(isinstance).call_function(tx, args, kwargs)
+    raise NotImplementedError(ConstantVariable)
