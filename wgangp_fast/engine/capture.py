@@ -332,11 +332,13 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     if wrapper is not None:
         raise refusal(*wrapper)
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
-    # on their second value; recurrent layers are traced through; hooks added later are noticed.
+    # on their second value; recurrent layers are traced through; hooks added later are noticed; what is
+    # printed is printed behind the graph, at each call.
     patch = torch._dynamo.config.patch(
         allow_rnn=True,
         allow_unspec_int_on_nn_module=True,
         skip_nnmodule_hook_guards=False,
+        reorderable_logging_functions={print, warnings.warn},
         recompile_limit=MOST,
         accumulated_recompile_limit=16 * MOST,
     )

@@ -13,8 +13,18 @@ from collections.abc import Callable
 from typing import Any
 
 from . import frontend_calls, frontend_draws, frontend_numpy, frontend_values
+from .errors import CaptureError
 from .frontend_draws import Draws, Program, Tape
 from .patching import Patch, patched
+from .refusals import innermost, refusal
+
+
+class _Refused(Exception):
+    """Carries a refusal through the front end, as torch's own exceptions carry what they wrap."""
+
+    def __init__(self, inner: CaptureError) -> None:
+        super().__init__(str(inner))
+        self.inner_exception = inner
 
 
 class FrontEnd:
@@ -31,16 +41,19 @@ class FrontEnd:
         self.tape = Tape()
         self.numbers = False
         self._read = False
+        self._blamed: tuple[str, str] | None = None
 
     def compile(self, call: Callable[[Draws], Any]) -> Any:
         """``call(draws)``, which compiles the critic and runs it once, with a wider front end."""
-        self.numbers, self._read = False, False
+        self.numbers, self._read, self._blamed = False, False, None
         self.tape = Tape()
         try:
             return self._attempt(call)
         except Exception:
-            if not self._read or self.tape.complete:
+            if self.tape.complete or not (self._read or self._blamed):
                 raise
+        if self._blamed is not None:
+            raise _Refused(refusal(*self._blamed))
         # A number that is only multiplied with stays a number of each call, whatever it changes to. What failed
         # needs its value.
         self.numbers, self.tape = True, Tape()
@@ -81,9 +94,19 @@ class FrontEnd:
             return result
         return call(*arguments, frontend_draws.NONE)
 
-    def read_number(self, tx: Any) -> None:
+    def read_number(self) -> None:
         """The critic reads a number from constant tensors."""
         self._read = True
+
+    def blame(self, tx: Any, what: str, remedy: str) -> CaptureError:
+        """What to say if this capture fails, which torch does not say as well; with the user's line."""
+        frames = []
+        while tx is not None:
+            frames.append((tx.f_code.co_filename, tx.lineno, None))
+            tx = tx.parent
+        line = innermost(reversed(frames))
+        self._blamed = (f"{what}, at {line}" if line else what), remedy
+        return CaptureError(what)  # torch writes into what it lets through
 
     def _patches(self) -> list[Patch]:
         return [

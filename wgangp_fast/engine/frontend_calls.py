@@ -25,11 +25,11 @@ def patches(front: FrontEnd) -> list[Patch]:
             result = frontend_draws.drawn(front, self, function, args, kwargs)
             if result is None:
                 stands_for = _stand_in(function)
-                if stands_for is None:
-                    return original(self, fn, args, kwargs)
-                result = stands_for(self, args, kwargs)
-            self.push(result)
-            return None
+                result = stands_for(self, args, kwargs) if stands_for is not None else None
+            if result is None:
+                original(self, fn, args, kwargs)
+            else:
+                self.push(result)
 
         return call_function
 
@@ -93,9 +93,10 @@ def _sequential(functions: Any, segments: int, input: Tensor, use_reentrant: Any
 
 
 def _jit_isinstance(tx: Any, args: Any, kwargs: Any) -> Any:
-    """Of tensors, numbers and containers of them, by what the front end knows of their types."""
-    from torch._dynamo.variables import BuiltinVariable, ConstantVariable
+    """``torch.jit.isinstance`` of a class; None where it is of a container of them."""
+    from torch._dynamo.variables import BuiltinVariable
 
-    if len(args) == 2 and isinstance(args[1].as_python_constant(), type):
-        return BuiltinVariable(isinstance).call_function(tx, args, kwargs)
-    raise NotImplementedError(ConstantVariable)
+    kinds = args[1].as_python_constant() if len(args) == 2 and args[1].is_python_constant() else None
+    if not isinstance(kinds, type):
+        return None
+    return BuiltinVariable(isinstance).call_function(tx, args, kwargs)

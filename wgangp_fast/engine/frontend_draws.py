@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from . import frontend_guards as guards
-from .errors import CaptureError
 
 MOST = 32  # graphs that differ in whole numbers drawn
 
@@ -140,7 +139,8 @@ def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str,
     stream, name, source = found
     members = [*args, *kwargs.values()]
     if name not in _DRAWS or not all(member.is_python_constant() for member in members):
-        raise _refused(
+        raise front.blame(
+            tx,
             f"the critic calls {name} of a random number generator, which the engine cannot repeat",
             "draw with random() or uniform(), or with torch",
         )
@@ -195,9 +195,10 @@ def _variable(front: Any, tx: Any, value: Any) -> Any:
         with torch._dynamo.config.patch(assume_static_by_default=False):
             return VariableBuilder(tx, source)(value)
     if not isinstance(value, (int, str, list, tuple, np.integer, np.bool_)):
-        raise _refused(f"the critic draws a {type(value).__name__} at random", "draw a float or an int")
+        raise front.blame(tx, f"the critic draws a {type(value).__name__} at random", "draw a float or an int")
     if sum(program.whole for program in front.programs) >= MOST:
-        raise _refused(
+        raise front.blame(
+            tx,
             f"the critic draws whole numbers at random in Python, and each value needs a graph of its own: "
             f"{MOST} are kept",
             "make an index tensor of the number and use it with torch operators (gather, roll by indexing)",
@@ -206,8 +207,3 @@ def _variable(front: Any, tx: Any, value: Any) -> Any:
     guards.install(source, guards.equals)
     return SourcelessBuilder.create(tx, value)
 
-
-def _refused(what: str, remedy: str) -> CaptureError:
-    error = CaptureError(what)
-    error.remedy = remedy
-    return error

@@ -35,8 +35,12 @@ class _NoRandom(TorchDispatchMode):
 
 
 def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
-    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x, on
-    random numbers, or cannot be told. ``guarded``: the graph will hold for these inputs alone."""
+    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or cannot
+    be told. ``guarded``: the graph will hold for these inputs alone.
+
+    Raises:
+        _Random: it depends on random numbers of torch.
+    """
     if node.graph is not output.root_tracer.graph or torch._C._functorch.peek_interpreter_stack() is not None:
         return None
     needed = _inputs_of(node)
@@ -50,6 +54,8 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
             for each in node.graph.nodes:
                 if each in needed:
                     values[each] = _compute(output, each, values)
+    except _Random:
+        raise
     except Exception:  # whatever cannot be computed ahead is left to the front end
         return None
     for each in needed:
@@ -59,6 +65,19 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
     for source in sources if guarded else ():
         guards.install(source, guards.same_numbers)
     return values[node]
+
+
+def known(front: FrontEnd, output: Any, node: fx.Node, guarded: bool = True) -> Any:
+    """:func:`_concrete`; None, with what to say, for random numbers."""
+    try:
+        return _concrete(output, node, guarded)
+    except _Random:
+        front.blame(
+            output.current_tx,
+            "a random number of torch becomes a Python number, a size or a branch",
+            "keep it a tensor (index with it, choose with torch.where), or draw it with Python's random",
+        )
+        return None
 
 
 def _inputs_of(node: fx.Node) -> set[fx.Node]:
@@ -118,13 +137,15 @@ def number_patches(front: FrontEnd) -> list[Patch]:
     with stays a number of each call, whatever it changes to."""
     from torch._dynamo import symbolic_convert
     from torch._dynamo.variables import ConstantVariable, TensorVariable
+    from torch._dynamo.utils import proxy_args_kwargs
     from torch._dynamo.variables.base import VariableTracker
+    from torch._dynamo.variables.builder import wrap_fx_proxy
 
     def read(tx: Any, variable: Any, needed: bool = False) -> Any:
-        found = _concrete(tx.output, variable.as_proxy().node, front.numbers or needed)
+        found = known(front, tx.output, variable.as_proxy().node, front.numbers or needed)
         if found is None:
             return None
-        front.read_number(tx)
+        front.read_number()
         return found if front.numbers or needed else None
 
     def item(original: Any) -> Any:
@@ -159,12 +180,24 @@ def number_patches(front: FrontEnd) -> list[Patch]:
 
         return instruction
 
+    def filled(original: Any) -> Any:
+        """``Tensor.random_``, which the front end leaves out."""
+
+        def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+            if name != "random_" or kwargs:
+                return original(self, tx, name, args, kwargs)
+            call = proxy_args_kwargs([self, *args], kwargs)
+            return wrap_fx_proxy(tx, tx.output.create_proxy("call_function", _random_, *call))
+
+        return call_method
+
     def tables(kind: Any) -> Iterator[Any]:
         yield kind
         for below in kind.__subclasses__():
             yield from tables(below)
 
     patches: list[Patch] = [
+        (TensorVariable, "call_method", filled),
         (TensorVariable, "method_item", item),
         (TensorVariable, "method_tolist", tolist),
     ]
@@ -180,6 +213,12 @@ def number_patches(front: FrontEnd) -> list[Patch]:
             )
         )
     return patches
+
+
+def _random_(tensor: Tensor, *bounds: Any) -> Tensor:
+    if len(bounds) == 2:  # the same draws: "from" is no name that code can be written with
+        return tensor.random_(bounds[1] - bounds[0]).add_(bounds[0])
+    return tensor.random_(*bounds)
 
 
 def shape_patches(front: FrontEnd) -> list[Patch]:
@@ -200,17 +239,17 @@ def shape_patches(front: FrontEnd) -> list[Patch]:
                 if not causes & {"DynamicOutputShapeException", "DataDependentOutputException"}:
                     raise
                 failed = error
-            value = None if _name(node) in _TAKE_SIZES else _concrete(output, node)
+            value = None if _name(node) in _TAKE_SIZES else known(front, output, node)
             if value is None:
-                known = _without_unknown_shape(output, node, args, kwargs)
-                if known is None and failed is not None:
+                changed = _without_unknown_shape(front, output, node, args, kwargs)
+                if changed is None and failed is not None:
                     raise failed
-                if known is None:
+                if changed is None:
                     return result
-            front.read_number(output.current_tx)
+            front.read_number()
             pending[:] = before
             if value is None:
-                return original(tracer, node, *known, nnmodule)
+                return original(tracer, node, *changed, nnmodule)
             return _frozen(output, node, value)
 
         return run_node
@@ -230,7 +269,7 @@ def _unknown_shape(result: Any) -> bool:
     )
 
 
-def _without_unknown_shape(output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
+def _without_unknown_shape(front: FrontEnd, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Arguments with which a node that depends on x has a known shape: numbers for tensors given as sizes
     (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node too;
     None if that is not all."""
@@ -243,7 +282,7 @@ def _without_unknown_shape(output: Any, node: fx.Node, args: Any, kwargs: Any) -
         masks = fake.dtype == torch.bool and _name(node) in ("getitem", "__getitem__")
         if not (repeats or masks or fake.dim() == 0):
             continue
-        value = _concrete(output, source)
+        value = known(front, output, source)
         if value is None:
             continue
         with _plain():
