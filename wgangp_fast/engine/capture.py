@@ -378,7 +378,7 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     # What cannot be derived must be known now: later the prologue would have updated buffers already.
     derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
-    _slot.kind.front.tape.complete = True
+    _slot.kind.front.tape.finish()
 
     def note(*inputs: Any) -> tuple[Any, ...]:
         if captured.refused is not None:

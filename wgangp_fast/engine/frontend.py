@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from .. import streams
 from . import frontend_calls, frontend_draws, frontend_numpy, frontend_values
 from .errors import CaptureError
 from .frontend_draws import Draws, Program, Tape
@@ -71,7 +72,6 @@ class FrontEnd:
             if tape.complete and tape.values:
                 self.programs.insert(0, tape.as_program())
         if tape.values:
-            tape.undo()
             tape.as_program().draw()
         return result
 
@@ -80,15 +80,16 @@ class FrontEnd:
 
         The streams are left as the sequence that fitted leaves them; untouched if something was raised.
         """
-        before = frontend_draws.states(program for program in self.programs)
+        before = streams.states(draw.stream for program in self.programs for draw in program.draws)
         for program in self.programs:
+            draws = program.draw()
+            after = streams.states(stream for stream, _ in before)
+            streams.restore(before)  # who looks at the graph that fits sees them as they were
             try:
-                result = call(*arguments, program.draw())
-            except BaseException as error:
-                frontend_draws.restore(before)
-                if not isinstance(error, miss):
-                    raise
+                result = call(*arguments, draws)
+            except miss:
                 continue
+            streams.restore(after)
             self.programs.remove(program)
             self.programs.insert(0, program)
             return result

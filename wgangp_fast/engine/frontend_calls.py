@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import types
+import typing
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -93,10 +95,28 @@ def _sequential(functions: Any, segments: int, input: Tensor, use_reentrant: Any
 
 
 def _jit_isinstance(tx: Any, args: Any, kwargs: Any) -> Any:
-    """``torch.jit.isinstance`` of a class; None where it is of a container of them."""
-    from torch._dynamo.variables import BuiltinVariable
+    """``torch.jit.isinstance``: by what the front end knows of the types, containers' members included."""
+    from torch._dynamo.variables import ConstantVariable
 
-    kinds = args[1].as_python_constant() if len(args) == 2 and args[1].is_python_constant() else None
-    if not isinstance(kinds, type):
+    if kwargs or len(args) != 2 or not args[1].is_python_constant():
         return None
-    return BuiltinVariable(isinstance).call_function(tx, args, kwargs)
+    kinds = args[1].as_python_constant()
+    answer = any(_is(args[0], kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    return ConstantVariable.create(answer)
+
+
+def _is(variable: Any, kind: Any) -> bool:
+    origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(variable, member) for member in members)
+    plain = origin or kind
+    if not issubclass(variable.python_type(), plain):
+        return False
+    if plain in (list, set):
+        return all(_is(item, members[0]) for item in variable.items)
+    if plain is tuple:
+        return len(variable.items) == len(members) and all(map(_is, variable.items, members))
+    if plain is dict:
+        pairs = [(key.vt, value) for key, value in variable.items.items()]
+        return all(_is(key, members[0]) and _is(value, members[1]) for key, value in pairs)
+    return True

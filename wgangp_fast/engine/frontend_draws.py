@@ -8,12 +8,12 @@ be a size or decide a branch: each value has a graph of its own.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import streams
 from . import frontend_guards as guards
 
 MOST = 32  # graphs that differ in whole numbers drawn
@@ -87,45 +87,24 @@ class Tape(Draws):
             self.draws, self._output = [], output
             self.program, self.values[:] = (), []
         if id(draw.stream) not in self._before:
-            self._before[id(draw.stream)] = draw.stream, _state(draw.stream)
+            self._before[id(draw.stream)] = draw.stream, streams.state(draw.stream)
         value = draw.value()
         self.draws.append(draw)
         self.values.append(value)
         self.program = (*self.program, draw.key())
         return value
 
+    def finish(self) -> None:
+        """The graph is made: nothing more is drawn for it."""
+        self.complete = True
+        self.undo()
+
     def undo(self) -> None:
         """Put the streams back to where they were."""
-        restore(self._before.values())
+        streams.restore(self._before.values())
 
     def as_program(self) -> Program:
         return Program(self.draws, self.whole)
-
-
-def states(programs: Iterable[Program]) -> list[tuple[Any, Any]]:
-    """The states of all streams that the programs draw from."""
-    streams = {id(draw.stream): draw.stream for program in programs for draw in program.draws}
-    return [(stream, _state(stream)) for stream in streams.values()]
-
-
-def restore(before: Iterable[tuple[Any, Any]]) -> None:
-    for stream, state in before:
-        if isinstance(stream, np.random.Generator):
-            stream.bit_generator.state = state
-        elif isinstance(stream, np.random.RandomState):
-            stream.set_state(state)
-        else:
-            stream.setstate(state)
-
-
-def _state(stream: Any) -> Any:
-    if isinstance(stream, np.random.Generator):
-        return stream.bit_generator.state
-    return stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate()
-
-
-def is_stream(value: Any) -> bool:
-    return type(value) in (random.Random, np.random.RandomState, np.random.Generator)
 
 
 # in the front end ----------------------------------------------------------------------------------
@@ -158,7 +137,7 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
     """``(stream, method, source of the stream or None)`` of a bound method of a stream."""
     value = getattr(function, "value", None)
     stream = getattr(value, "__self__", None)
-    if is_stream(stream):
+    if streams.is_stream(stream):
         base = getattr(getattr(function, "source", None), "base", None)
         source = base if base is not None and _resolved(tx, base) is stream else None
         return stream, value.__name__, source
@@ -167,7 +146,7 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
     name = getattr(function, "name", None) or getattr(getattr(function, "fn", None), "__name__", None)
     if source is None or name is None:
         return None
-    if is_stream(getattr(owner, "value", None)) or type(owner).__name__ == "RandomVariable":
+    if streams.is_stream(getattr(owner, "value", None)) or type(owner).__name__ == "RandomVariable":
         return _resolved(tx, source), name, source
     return None
 
