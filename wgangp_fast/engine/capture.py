@@ -375,8 +375,10 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     captured = split(*trace(gm, example_inputs))
     _slot.kind.made.append(weakref.ref(captured))
     captured.draws = bool(_slot.kind.front.tape.values)
-    # What cannot be derived must be known now: later the prologue would have updated buffers already.
-    derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
+    if captured.changes_state() or _slot.kind.front.may_try_again():
+        # What cannot be derived must be known now: later the prologue would have updated buffers already, and
+        # there is no second attempt.
+        derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     _slot.kind.front.tape.finish()
 

@@ -51,7 +51,7 @@ class FrontEnd:
         try:
             return self._attempt(call)
         except Exception:
-            if self.tape.complete or not (self._read or self._blamed):
+            if self.tape.complete or not self.may_try_again():
                 raise
         if self._blamed is not None:
             raise _Refused(refusal(*self._blamed))
@@ -94,6 +94,10 @@ class FrontEnd:
             self.programs.insert(0, program)
             return result
         return call(*arguments, frontend_draws.NONE)
+
+    def may_try_again(self) -> bool:
+        """Whether a failure of the capture in progress is not the end, or has a reason that is known here."""
+        return self._read or self._blamed is not None
 
     def read_number(self) -> None:
         """The critic reads a number from constant tensors."""

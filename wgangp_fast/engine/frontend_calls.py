@@ -85,7 +85,9 @@ def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any], Any]:
     return call
 
 
-def _sequential(functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any) -> Any:
+def _sequential(
+    functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any
+) -> Any:
     """``checkpoint_sequential``: checkpoints change memory, not numbers."""
     if isinstance(functions, torch.nn.Sequential):
         functions = list(functions.children())

@@ -171,10 +171,13 @@ def _variable(front: Any, tx: Any, value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return VariableBuilder(tx, source)(value)
     if type(value) is float:
-        with torch._dynamo.config.patch(assume_static_by_default=False):
-            return VariableBuilder(tx, source)(value)
+        builder = VariableBuilder(tx, source)
+        with torch._dynamo.config.patch(assume_static_by_default=False):  # a number of the graph at once
+            return getattr(builder, "wrap_symfloat", builder)(value)
     if not isinstance(value, (int, str, list, tuple, np.integer, np.bool_)):
-        raise front.blame(tx, f"the critic draws a {type(value).__name__} at random", "draw a float or an int")
+        raise front.blame(
+            tx, f"the critic draws a {type(value).__name__} at random", "draw a float or an int"
+        )
     if sum(program.whole for program in front.programs) >= MOST:
         raise front.blame(
             tx,
@@ -185,4 +188,3 @@ def _variable(front: Any, tx: Any, value: Any) -> Any:
     front.tape.whole = True
     guards.install(source, guards.equals)
     return SourcelessBuilder.create(tx, value)
-

@@ -101,7 +101,13 @@ def _writes(node: fx.Node) -> bool:
 
 
 _IN_PLACE = frozenset(
-    ("setitem", *(f"i{name}" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")))
+    (
+        "setitem",
+        *(
+            f"i{name}"
+            for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+        ),
+    )
 )
 
 
@@ -201,7 +207,9 @@ def number_patches(front: FrontEnd) -> list[Patch]:
         (TensorVariable, "method_item", item),
         (TensorVariable, "method_tolist", tolist),
     ]
-    jumps = {code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name}
+    jumps = {
+        code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
+    }
     for kind in tables(symbolic_convert.InstructionTranslatorBase):
         patches.append(
             (
@@ -257,7 +265,9 @@ def shape_patches(front: FrontEnd) -> list[Patch]:
     return [(utils, "run_node", concrete)]
 
 
-_TAKE_SIZES = frozenset(("view", "reshape", "expand", "repeat", "narrow", "unflatten", "tile", "split", "roll"))
+_TAKE_SIZES = frozenset(
+    ("view", "reshape", "expand", "repeat", "narrow", "unflatten", "tile", "split", "roll")
+)
 
 
 def _unknown_shape(result: Any) -> bool:
@@ -301,7 +311,9 @@ def _without_unknown_shape(front: FrontEnd, output: Any, node: fx.Node, args: An
         if isinstance(value, tuple)
         for member in value
     }
-    by_node = {s: v if not isinstance(v, tuple) else tuple(tensors[id(m)] for m in v) for s, v in made.items()}
+    by_node = {
+        s: v if not isinstance(v, tuple) else tuple(tensors[id(m)] for m in v) for s, v in made.items()
+    }
     by_fake = {
         i: v if not isinstance(v, tuple) else tuple(tensors[id(m)].meta["example_value"] for m in v)
         for i, v in fakes.items()

@@ -55,7 +55,9 @@ def _copy(graph: fx.Graph, node: fx.Node) -> None:
             new = graph.call_function(target, (source, *args), kwargs)
         new.meta = {**node.meta, "val": target(value_of(source), *args, **kwargs)}
         source = new
-    written = all("_scatter" in str(user.target) for user in node.users)  # into a slice: strides do not matter
+    written = all(
+        "_scatter" in str(user.target) for user in node.users
+    )  # into a slice: strides do not matter
     if written or value_of(source).stride() == val.stride():
         node.replace_all_uses_with(source)
         graph.erase_node(node)
