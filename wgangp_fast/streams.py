@@ -10,7 +10,7 @@ import numpy as np
 
 GLOBAL: list[Any] = [
     getattr(random.random, "__self__", None),
-    getattr(np.random.rand, "__self__", None),  # noqa: NPY002 - the stream that a critic's own draws use
+    getattr(np.random.rand, "__self__", None),
 ]
 
 

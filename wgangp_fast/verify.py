@@ -62,7 +62,7 @@ class Verification:
             self.before = _State(_modules(self.critic, self.output), written)
 
     def alpha_is_drawn(self) -> None:
-        """The random state of the critic's own draws of torch is the present one; those of Python were made."""
+        """The present state of torch is that of the critic's own draws; those in Python were made."""
         if self.before is not None:
             self.before.random = _torch_random()
 

@@ -1,9 +1,9 @@
 """What torch.compile's front end (Dynamo) is taught while a critic is captured.
 
-Dynamo turns some Python values into graph inputs or refuses them, where a critic means plain constants, and
-draws random numbers from other streams than stock code. Each patch is active only while one critic is compiled,
-under the capture's lock, has its reason beside it, and names the part of torch that it changes; a torch without
-that part is left as it is, and what the patch would have allowed takes the stock path.
+Dynamo turns some Python values into graph inputs or refuses them, where a critic means plain constants,
+and draws random numbers from other streams than stock code. Each patch is active only while one critic is
+compiled, under the capture's lock, has its reason beside it, and names the part of torch that it changes; a
+torch without that part is left as it is, and what the patch would have allowed takes the stock path.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class FrontEnd:
                 raise
         if self._blamed is not None:
             raise _Refused(refusal(*self._blamed))
-        # A number that is only multiplied with stays a number of each call, whatever it changes to. What failed
-        # needs its value.
+        # A number that is only multiplied with stays a number of each call, whatever it changes to. What
+        # failed needs its value.
         self.numbers, self.tape = True, Tape()
         return self._attempt(call)
 

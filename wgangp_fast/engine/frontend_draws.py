@@ -1,9 +1,9 @@
 """Random numbers that the critic draws in Python: by :mod:`random`, numpy, or generators of these.
 
-Stock code draws them anew at every call. So does the engine: before a captured graph is asked whether it fits,
-the numbers that it draws are drawn, in the same order and from the same streams, and handed to it as inputs. A
-float is a number of the graph; a whole number or a choice is a constant, guarded by its value, so that it may
-be a size or decide a branch: each value has a graph of its own.
+Stock code draws them anew at every call. So does the engine: before a captured graph is asked whether it
+fits, the numbers that it draws are drawn, in the same order and from the same streams, and handed to it as
+inputs. A float is a number of the graph; a whole number or a choice is a constant, guarded by its value, so
+that it may be a size or decide a branch: each value has a graph of its own.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from . import frontend_guards as guards
 
 MOST = 32  # graphs that differ in whole numbers drawn
 
-_DRAWS = frozenset(
+_NAMES = (
     "random uniform triangular randint randrange choice choices sample gauss normalvariate lognormvariate "
     "expovariate betavariate gammavariate vonmisesvariate paretovariate weibullvariate getrandbits "
     "rand randn random_sample random_integers standard_normal normal integers permutation beta binomial "
     "chisquare dirichlet exponential gamma geometric gumbel laplace logistic lognormal poisson "
-    "standard_exponential standard_gamma standard_cauchy standard_t multivariate_normal".split()
+    "standard_exponential standard_gamma standard_cauchy standard_t multivariate_normal"
 )
+_DRAWS = frozenset(_NAMES.split())
 
 
 class Draw(NamedTuple):
@@ -140,7 +141,7 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
     if streams.is_stream(stream):
         base = getattr(getattr(function, "source", None), "base", None)
         source = base if base is not None and _resolved(tx, base) is stream else None
-        return stream, value.__name__, source
+        return stream, getattr(value, "__name__", ""), source
     owner = getattr(function, "obj", None)
     source = getattr(owner, "source", None)
     name = getattr(function, "name", None) or getattr(getattr(function, "fn", None), "__name__", None)

@@ -1,8 +1,8 @@
 """Numbers and shapes that the critic reads from constant tensors.
 
 ``int(self.batch.max()) + 1``, ``mask.nonzero()``, ``edges[:, mask]``: what they give depends on the data of
-tensors that do not depend on x (buffers, constants). They are computed once, while the critic is compiled, and
-every tensor they were computed from is guarded by its values: a changed buffer means another graph.
+tensors that do not depend on x (buffers, constants). They are computed once, while the critic is compiled,
+and every tensor they were computed from is guarded by its values: a changed buffer means another graph.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class _NoRandom(TorchDispatchMode):
 
 
 def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
-    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or cannot
-    be told. ``guarded``: the graph will hold for these inputs alone.
+    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or
+    cannot be told. ``guarded``: the graph will hold for these inputs alone.
 
     Raises:
         _Random: it depends on random numbers of torch.
@@ -142,8 +142,8 @@ def number_patches(front: FrontEnd) -> list[Patch]:
     """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
     with stays a number of each call, whatever it changes to."""
     from torch._dynamo import symbolic_convert
-    from torch._dynamo.variables import ConstantVariable, TensorVariable
     from torch._dynamo.utils import proxy_args_kwargs
+    from torch._dynamo.variables import ConstantVariable, TensorVariable
     from torch._dynamo.variables.base import VariableTracker
     from torch._dynamo.variables.builder import wrap_fx_proxy
 
@@ -281,8 +281,8 @@ def _unknown_shape(result: Any) -> bool:
 
 def _without_unknown_shape(front: FrontEnd, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Arguments with which a node that depends on x has a known shape: numbers for tensors given as sizes
-    (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node too;
-    None if that is not all."""
+    (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node
+    too; None if there are none."""
     made: dict[fx.Node, Any] = {}
     for source in node.all_input_nodes:
         fake = source.meta.get("example_value")

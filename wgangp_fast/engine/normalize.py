@@ -43,7 +43,7 @@ def normalise(graph: fx.Graph) -> None:
 
 
 def _copy(graph: fx.Graph, node: fx.Node) -> None:
-    """A copy into a complex tensor (a slice of a spectrum), which has no derivative, as a cast and an expansion."""
+    """A copy into a complex tensor (a slice of a spectrum) has no derivative: a cast and an expansion."""
     val, source = value_of(node), args_of(node)[1]
     steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
         (aten._to_copy.default, (), {"dtype": val.dtype}),

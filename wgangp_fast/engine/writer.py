@@ -123,8 +123,8 @@ def fake_values(bound: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep(graph: fx.Graph) -> None:
-    """Remove dead code; effects, draws of random numbers and the errors of ``torch.linalg`` stay, so that streams
-    and errors are those of eager code."""
+    """Remove dead code; effects, draws of random numbers and the errors of ``torch.linalg`` stay, so that
+    streams and errors are those of eager code."""
 
     def impure(node: fx.Node) -> bool:
         if node.op in ("placeholder", "output"):
