@@ -6,7 +6,7 @@ import functools
 import types
 import typing
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,11 +14,8 @@ from torch import Tensor
 from . import frontend_draws
 from .patching import Patch
 
-if TYPE_CHECKING:
-    from .frontend import FrontEnd
 
-
-def patches(front: FrontEnd) -> list[Patch]:
+def patches(front: Any) -> list[Patch]:
     from torch._dynamo import symbolic_convert
 
     def called(original: Any) -> Any:

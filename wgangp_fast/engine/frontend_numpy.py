@@ -1,9 +1,9 @@
 """Numpy scalars as constants.
 
 A width, a size or a gain computed with numpy (``np.sqrt(2)``, a sum of column counts) is a numpy scalar.
-Dynamo makes a tensor of it, whose value a size or a branch cannot use. It is a constant, guarded by value, and
-keeps its numpy type, so that arithmetic between such scalars rounds as numpy does; an operator of torch takes it as
-the Python number of the same value, which is what eager torch does.
+Dynamo makes a tensor of it, whose value a size or a branch cannot use. It is a constant, guarded by value,
+and keeps its numpy type, so that arithmetic between such scalars rounds as numpy does; an operator of torch
+takes it as the Python number of the same value, which is what eager torch does.
 """
 
 from __future__ import annotations

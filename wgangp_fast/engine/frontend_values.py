@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dis
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -18,9 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import frontend_guards as guards
 from .patching import Patch
-
-if TYPE_CHECKING:
-    from .frontend import FrontEnd
 
 
 class _Random(Exception):
@@ -67,7 +64,7 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
     return values[node]
 
 
-def known(front: FrontEnd, output: Any, node: fx.Node, guarded: bool = True) -> Any:
+def known(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
     """:func:`_concrete`; None, with what to say, for random numbers."""
     try:
         return _concrete(output, node, guarded)
@@ -138,7 +135,7 @@ def _compute(output: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     raise NotImplementedError
 
 
-def number_patches(front: FrontEnd) -> list[Patch]:
+def number_patches(front: Any) -> list[Patch]:
     """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
     with stays a number of each call, whatever it changes to."""
     from torch._dynamo import symbolic_convert
@@ -229,7 +226,7 @@ def _random_(tensor: Tensor, *bounds: Any) -> Tensor:
     return tensor.random_(*bounds)
 
 
-def shape_patches(front: FrontEnd) -> list[Patch]:
+def shape_patches(front: Any) -> list[Patch]:
     """Tensors whose shape depends on the data of constants become constants themselves."""
     from torch._dynamo import utils
 
@@ -279,7 +276,7 @@ def _unknown_shape(result: Any) -> bool:
     )
 
 
-def _without_unknown_shape(front: FrontEnd, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
+def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Arguments with which a node that depends on x has a known shape: numbers for tensors given as sizes
     (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node
     too; None if there are none."""
