@@ -253,7 +253,7 @@ REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
     "shuffle": (_permuted, dict, "draw with"),
     "a scripted module": (
-        lambda c, x: c.s(x),
+        lambda c, x: c.s(x),  # the line
         lambda: {"s": torch.jit.script(_layers())},
         "that was scripted",
     ),
