@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import types
 import warnings
@@ -98,6 +99,11 @@ def _forget(code: types.CodeType) -> None:
     if reset is None:
         return
     reset(code)
+    read = getattr(
+        sys.modules.get("torch._dynamo.bytecode_transformation"), "_cached_cleaned_instructions", None
+    )
+    if hasattr(read, "cache_clear"):
+        read.cache_clear()  # it keeps code objects, with a list of their instructions
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         waiting = finalizer.peek()
         manager = getattr(getattr(waiting[1], "func", None), "__self__", None) if waiting else None
@@ -329,6 +335,8 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
                     )  # another thread may have compiled it meanwhile
                 except _Miss:
                     own.room()
+                    if own.body is _mapped:
+                        _alone(critic, output, x)
                     return _compile(own, kind, critic, output, x)
     except (Seen, CaptureError):
         raise
@@ -338,6 +346,14 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
         if not isinstance(standing, NotNow):
             own.refusals.add(critic, output, x, standing)
     raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
+
+
+def _alone(critic: Any, output: Any, x: Tensor) -> None:
+    """What cannot be captured on one batch is not mapped either: there Dynamo sees no ``requires_grad``, and
+    takes the forward of a custom autograd.Function for its meaning."""
+    wanted = _slot.wanted
+    look(critic, output, x.detach()[0].requires_grad_())
+    _slot.wanted = wanted
 
 
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
