@@ -99,9 +99,8 @@ def _forget(code: types.CodeType) -> None:
     if reset is None:
         return
     reset(code)
-    read = getattr(
-        sys.modules.get("torch._dynamo.bytecode_transformation"), "_cached_cleaned_instructions", None
-    )
+    instructions = sys.modules.get("torch._dynamo.bytecode_transformation")
+    read: Any = getattr(instructions, "_cached_cleaned_instructions", None)
     if hasattr(read, "cache_clear"):
         read.cache_clear()  # it keeps code objects, with a list of their instructions
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
