@@ -303,6 +303,7 @@ def test_a_kind_is_layout_mode_and_what_is_reached() -> None:
     assert kind(critic, x.float()) != same
     critic.layers[1].eval()
     assert kind(critic, x) != same
+    critic.layers[1].train()
     assert kind(made(critic, x), x) == kind(made(critic, x + 1), x)  # fresh labels are one kind
     assert kind(made(critic, x), x) != kind(made(Critic(), x), x)
 
