@@ -22,8 +22,11 @@ from wgangp_fast.metrics import digits
 from wgangp_fast.train import checkpoint, eval_cli, train
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["--preset", "toy-8gaussians", "--batch", "8", "--critic-dim", "8", "--generator-dim", "8", "--device",
-         "cpu", "--threads", "1", "--penalty", "stock", "--iters", "6", "--tick", "1", "--snapshot", "3"]  # fmt: skip
+FLAGS = [
+    "--preset", "toy-8gaussians", "--batch", "8", "--critic-dim", "8", "--generator-dim", "8",
+    "--device", "cpu", "--threads", "1", "--penalty", "stock", "--iters", "6", "--tick", "1",
+    "--snapshot", "3",
+]  # fmt: skip
 
 
 class Broken(io.TextIOWrapper):
@@ -178,14 +181,14 @@ def test_every_command_runs_under_every_locale(locale: dict[str, str], name: byt
     (photos / os.fsdecode(name + b".jpg")).write_bytes(b"no picture")
     title = os.fsdecode("Fr\u00e9chet".encode())
     environment = {key: value for key, value in os.environ.items() if not key.startswith("LC_")} | locale
-    process = python(EVERYTHING, tmp_path, photos.name, title, environment=environment, stdout=subprocess.PIPE,
-                     errors="surrogateescape")  # fmt: skip
+    settings: dict[str, Any] = {"environment": environment, "errors": "surrogateescape"}
+    process = python(EVERYTHING, tmp_path, photos.name, title, **settings)
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err[-3000:]
     run = tmp_path / "runs" / f"00000-lsun64-dcgan-prepared-{photos.name}"
     assert str(run) in out.splitlines()  # its bytes, whatever the locale
-    settings = json.loads(read_text(run / "config.json"))
-    assert os.fsencode(Path(settings["data"]).name) == b"prepared-" + name
+    saved = json.loads(read_text(run / "config.json"))
+    assert os.fsencode(Path(saved["data"]).name) == b"prepared-" + name
     assert name in (run / "log.txt").read_bytes()
     page = (run / "report.html").read_text(encoding="ascii")
     assert "<h1>Fr&#233;chet</h1>" in page

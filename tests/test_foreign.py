@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +84,7 @@ def test_other_files_in_a_checkpoints_place_are_called_what_they_are(run: Path) 
     with pytest.raises(UserError, match="it is not a checkpoint of wgangp_fast"):
         checkpoint.load(path)
     path.write_bytes(b"PK\x03\x04 cut")
-    with pytest.raises(UserError, match="it is damaged, or not a checkpoint of wgangp_fast$"):
+    with pytest.raises(UserError, match=r"it is damaged, or not a checkpoint of wgangp_fast$"):
         checkpoint.load(path)
     path.unlink()
     path.mkdir()
@@ -125,7 +124,8 @@ def test_a_classifier_that_calls_anything_is_refused_uncalled(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "content",
     [
-        "[" * 100_000, "[]", "7", "{half", '{"batch": "8"}', '{"batch": [8]}', '{"preset": []}', '{"data": 5}',
+        "[" * 100_000, "[]", "7", "{half", '{"batch": "8"}', '{"batch": [8]}', '{"preset": []}',
+        '{"data": 5}',
         '{"critic": null}', '{"lr": "fast"}', '{"iters": 1e400}', '{"batch": 8.5}', '{"graphs": "yes"}',
         '{"seed": -1}', '{"preset": "no such"}', '{"batch": 0}', '{"generator": "../../x"}',
     ],
