@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import types
 import warnings
@@ -90,16 +91,41 @@ def _mapped(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
     return torch.vmap(one, randomness="different")(x)
 
 
+def _forget(code: types.CodeType) -> None:
+    """Let go of what Dynamo would keep for ever of a code object whose critic is gone.
+
+    Its compiled entries hold the code by ``orig_code_map``, and so themselves; their guards wait, as
+    finalizers of classes and functions that never die, to report such a death to entries that are no more.
+    """
+    reset = getattr(torch._C._dynamo.eval_frame, "reset_code", None)
+    if reset is None:
+        return
+    reset(code)
+    instructions = sys.modules.get("torch._dynamo.bytecode_transformation")
+    read: Any = getattr(instructions, "_cached_cleaned_instructions", None)
+    if hasattr(read, "cache_clear"):
+        read.cache_clear()  # it keeps code objects, with a list of their instructions
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        waiting = finalizer.peek()
+        manager = getattr(getattr(waiting[1], "func", None), "__self__", None) if waiting else None
+        if type(manager).__name__ == "CheckFunctionManager":
+            entry = getattr(getattr(manager, "guard_manager", None), "cache_entry", manager)
+            if entry is None:
+                finalizer.detach()
+
+
 class _Compiled:
     """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
 
     def __init__(self, name: str, line: int, body: Callable[..., Any]) -> None:
         # Dynamo keeps its memory of changing values by file, line and name: make those unique.
         code = body.__code__.replace(co_name=name, co_firstlineno=line)
-        self.function = types.FunctionType(code, body.__globals__, name)
+        # Dynamo puts what it compiled among the function's globals: these are its own, and die with it.
+        self.function = types.FunctionType(code, dict(body.__globals__), name)
         self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
         self.made: list[weakref.ref[Captured]] = []
         self.front = FrontEnd()
+        weakref.finalize(self, _forget, code).atexit = False
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
@@ -125,7 +151,7 @@ class _Entry:
     """What is kept of one critic: compiled functions by kind of batch, and what was refused.
 
     Attributes:
-        refused: why the last penalty ran on the stock path; None if it ran on the engine.
+        refused: why the last call ran on the stock path; None if it was captured.
         warned: what was said about it.
         apart: kind of batch -> why it is not captured with its neighbours.
     """
@@ -230,7 +256,8 @@ def bind(
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
         TypeError: the critic returns something other than one tensor.
     """
-    own = entry(critic).mapped() if mapped else entry(critic)
+    whole = entry(critic)
+    own = whole.mapped() if mapped else whole
     _slot.binding, _slot.wanted = None, wanted
     if torch._C._len_torch_dispatch_stack():
         with _unobserved():
@@ -246,6 +273,7 @@ def bind(
             f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
             f"picks the score (for example output=lambda result: result[0])"
         )
+    whole.refused = None
     return binding
 
 
@@ -314,6 +342,8 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
                     )  # another thread may have compiled it meanwhile
                 except _Miss:
                     own.room()
+                    if own.body is _mapped:
+                        _alone(critic, output, x)
                     return _compile(own, kind, critic, output, x)
     except (Seen, CaptureError):
         raise
@@ -323,6 +353,14 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
         if not isinstance(standing, NotNow):
             own.refusals.add(critic, output, x, standing)
     raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
+
+
+def _alone(critic: Any, output: Any, x: Tensor) -> None:
+    """What cannot be captured on one batch is not mapped either: there Dynamo sees no ``requires_grad``, and
+    takes the forward of a custom autograd.Function for its meaning."""
+    wanted = _slot.wanted
+    look(critic, output, x.detach()[0].requires_grad_())
+    _slot.wanted = wanted
 
 
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
@@ -352,6 +390,8 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
         raise
     except _Miss:
         raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
+    finally:
+        _slot.kind = None
     own.refusals.end(critic, output, x)
     return result
 

@@ -90,6 +90,7 @@ _CAUSES = (
         "call that outside of the critic's forward, or write it with torch operators",
     ),
 )  # fmt: skip
+_FILE = r"(?:[A-Za-z]:\\|/)[^\s`'\",:]+\.py\b"
 _ANY = "change what cannot be captured"
 
 
@@ -148,6 +149,7 @@ def _said(error: BaseException) -> str:
     first = lines[0] if lines else type(error).__name__
     explanation = next((line for line in lines if line.startswith("Explanation:")), "")
     said = f"{first}: {explanation.removeprefix('Explanation:').strip()}" if explanation else first
+    said = re.sub(_FILE, lambda file: file[0] if _is_users(file[0]) else "a library", said)
     return said.rstrip(" .:,")[:400]
 
 
