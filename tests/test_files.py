@@ -78,7 +78,8 @@ def test_a_full_disk_is_called_that_and_the_old_file_stays(
     path = tmp_path / name
     if before is not None:
         path.write_bytes(before)
-    monkeypatch.setattr(files, "open", lambda *arguments: FullDisk(open(*arguments)), raising=False)
+    real = open
+    monkeypatch.setattr(files, "open", lambda *arguments: FullDisk(real(*arguments)), raising=False)
     with pytest.raises((UserError, OSError), match="No space left on device"):
         WRITERS[name](path, run)
     assert [entry.name for entry in tmp_path.iterdir()] == ([name] if before is not None else [])

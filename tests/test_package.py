@@ -21,7 +21,7 @@ PACKAGE = ROOT / "wgangp_fast"
 LAYERS = (
     ("extras", "files", "console", "interrupts"),
     ("native", "arguments"),
-    ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "wrappers"),
+    ("backend", "checks", "cudagraph", "execution", "frozen", "reference", "streams", "wrappers"),
     ("kernels",),
     ("ops",),
     ("rules",),

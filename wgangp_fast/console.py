@@ -117,6 +117,12 @@ def verdict(program: str, code: int, outlet: Outlet) -> int:
     return code or 2
 
 
+def drawable(text: str) -> str:
+    """``text`` without the placeholders that stand for bytes of a file's name: those are read as UTF-8, which
+    they are where Python took them for ASCII, and replaced where they are not."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def printable(text: str) -> str:
     """``text`` in one line: characters that would move the cursor or colour the screen are escaped."""
     return "".join(c if c.isprintable() or "\udc80" <= c <= "\udcff" else repr(c)[1:-1] for c in text)

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import checks, streams
 from .frozen import reachable
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
@@ -63,9 +62,9 @@ class Verification:
             self.before = _State(_modules(self.critic, self.output), written)
 
     def alpha_is_drawn(self) -> None:
-        """The random state of the critic's own draws is the present one."""
+        """The present state of torch is that of the critic's own draws; those in Python were made."""
         if self.before is not None:
-            self.before.random = _random_states()
+            self.before.random = _torch_random()
 
     def compare(self, plan: Any, ours: Tensor, stock: Callable[..., Tensor], points: Sequence[Any]) -> None:
         """Run ``stock`` as it would have run in place of the plan, and note at the plan what was found.
@@ -150,7 +149,7 @@ class _State:
         with torch.no_grad():
             self.tensors = [(t, t.data, t.detach().clone()) for t in tensors.values()]
         self.attributes = [(m, dict(m.__dict__), dict(m._buffers)) for m in modules]
-        self.random = _random_states()
+        self.random, self.python_random = _torch_random(), _python_random(modules)
 
     def again(self) -> _State:
         """The same things, as they are now."""
@@ -171,20 +170,17 @@ class _State:
                     tensor.data.copy_(numbers)
         for put, state in self.random:
             put(state)
+        streams.restore(self.python_random)
 
 
-def _random_states() -> list[tuple[Callable[[Any], Any], Any]]:
-    found: list[tuple[Callable[[Any], Any], Any]] = [
-        (torch.set_rng_state, torch.get_rng_state()),
-        (random.setstate, random.getstate()),
-    ]
-    try:
-        import numpy
-    except ImportError:
-        pass
-    else:
-        # the one global state that a critic's own draws would use
-        found.append((numpy.random.set_state, numpy.random.get_state()))  # noqa: NPY002
+def _python_random(modules: list[nn.Module]) -> list[tuple[Any, Any]]:
+    """Python's and numpy's streams, and those that the modules hold."""
+    held = [value for module in modules for value in vars(module).values() if streams.is_stream(value)]
+    return streams.states([*streams.GLOBAL, *held])
+
+
+def _torch_random() -> list[tuple[Callable[[Any], Any], Any]]:
+    found: list[tuple[Callable[[Any], Any], Any]] = [(torch.set_rng_state, torch.get_rng_state())]
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         for index in range(torch.cuda.device_count()):
             put = functools.partial(torch.cuda.set_rng_state, device=index)

@@ -64,7 +64,8 @@ def _load(path: Path) -> np.ndarray:
         array = np.load(path, mmap_mode="c", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         reason = str(error).splitlines()[0]
-        if "pickle" in str(error):  # numpy's words advise to allow what would run code that the file names
+        if "pickle" in str(error) or "Python objects" in str(error):
+            # numpy's own words advise to allow it, which would run code that the file names.
             reason = "it holds Python objects, not numbers, and was not loaded"
         raise UserError(f"{path} is not a readable .npy file ({reason})") from None
     if not isinstance(array, np.ndarray) or array.size == 0 or array.ndim == 0:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import sys
 import threading
 import types
 import warnings
@@ -28,6 +29,8 @@ from torch import Tensor, fx
 from .. import wrappers
 from .derive import derive
 from .errors import CaptureError, NotNow
+from .frontend import FrontEnd
+from .frontend_draws import NONE
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
 from .trace import trace
@@ -68,7 +71,7 @@ class Seen(Exception):
         self.captured, self.inputs = captured, inputs
 
 
-def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
+def _body(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
     # True for Dynamo, False for Python (is_compiling() is one flag for all threads): run by Python, this
     # function says that no compiled entry fits.
     if not torch.compiler.is_dynamo_compiling():
@@ -77,19 +80,50 @@ def _body(critic: Any, output: Any, x: Tensor, score: Any) -> Any:
     return result if output is None else output(result)
 
 
+def _forget(code: types.CodeType) -> None:
+    """Let go of what Dynamo would keep for ever of a code object whose critic is gone.
+
+    Its compiled entries hold the code by ``orig_code_map``, and so themselves; their guards wait, as
+    finalizers of classes and functions that never die, to report such a death to entries that are no more.
+    """
+    reset = getattr(torch._C._dynamo.eval_frame, "reset_code", None)
+    if reset is None:
+        return
+    reset(code)
+    instructions = sys.modules.get("torch._dynamo.bytecode_transformation")
+    read: Any = getattr(instructions, "_cached_cleaned_instructions", None)
+    if hasattr(read, "cache_clear"):
+        read.cache_clear()  # it keeps code objects, with a list of their instructions
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        waiting = finalizer.peek()
+        manager = getattr(getattr(waiting[1], "func", None), "__self__", None) if waiting else None
+        if type(manager).__name__ == "CheckFunctionManager":
+            entry = getattr(getattr(manager, "guard_manager", None), "cache_entry", manager)
+            if entry is None:
+                finalizer.detach()
+
+
 class _Compiled:
     """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
 
     def __init__(self, name: str, line: int) -> None:
         # Dynamo keeps its memory of changing values by file, line and name: make those unique.
         code = _body.__code__.replace(co_name=name, co_firstlineno=line)
-        self.function = types.FunctionType(code, _body.__globals__, name)
+        # Dynamo puts what it compiled among the function's globals: these are its own, and die with it.
+        self.function = types.FunctionType(code, dict(_body.__globals__), name)
         self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
         self.made: list[weakref.ref[Captured]] = []
+        self.front = FrontEnd()
+        weakref.finalize(self, _forget, code).atexit = False
 
     def cached(self, *arguments: Any) -> Any:
         """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
         ten microseconds of Python."""
+        if self.front.programs:
+            return self.front.replay(self._cached, arguments, _Miss)
+        return self._cached(*arguments, NONE)
+
+    def _cached(self, *arguments: Any) -> Any:
         prior = _set_eval_frame(False)
         try:
             return self.function(*arguments)
@@ -106,7 +140,7 @@ class _Entry:
     """What is kept of one critic: compiled functions by kind of batch, and what was refused.
 
     Attributes:
-        refused: why the last penalty ran on the stock path; None if it ran on the engine.
+        refused: why the last call ran on the stock path; None if it was captured.
         warned: what was said about it.
     """
 
@@ -215,6 +249,7 @@ def bind(
             f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
             f"picks the score (for example output=lambda result: result[0])"
         )
+    own.refused = None
     return binding
 
 
@@ -299,11 +334,13 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     if wrapper is not None:
         raise refusal(*wrapper)
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
-    # on their second value; recurrent layers are traced through; hooks added later are noticed.
+    # on their second value; recurrent layers are traced through; hooks added later are noticed; what is
+    # printed is printed behind the graph, at each call.
     patch = torch._dynamo.config.patch(
         allow_rnn=True,
         allow_unspec_int_on_nn_module=True,
         skip_nnmodule_hook_guards=False,
+        reorderable_logging_functions={print, warnings.warn},
         recompile_limit=MOST,
         accumulated_recompile_limit=16 * MOST,
     )
@@ -311,12 +348,14 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     try:
         with patch, warnings.catch_warnings(), _quiet():
             warnings.simplefilter("ignore")
-            result = kind.compiled(critic, output, x, SCORE)
+            result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
     except Seen:
         own.refusals.end(critic, output, x)
         raise
     except _Miss:
         raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
+    finally:
+        _slot.kind = None
     own.refusals.end(critic, output, x)
     return result
 
@@ -375,9 +414,13 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     captured = split(*trace(gm, example_inputs))
     captured.python_effects = _python_effects(captured.input_names)
     _slot.kind.made.append(weakref.ref(captured))
-    # What cannot be derived must be known now: later the prologue would have updated buffers already.
-    derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
+    captured.draws = bool(_slot.kind.front.tape.values)
+    if captured.changes_state() or _slot.kind.front.may_try_again():
+        # What cannot be derived must be known now: later the prologue would have updated buffers already, and
+        # there is no second attempt.
+        derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
+    _slot.kind.front.tape.finish()
 
     def note(*inputs: Any) -> tuple[Any, ...]:
         if captured.refused is not None:

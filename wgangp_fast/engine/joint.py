@@ -211,6 +211,8 @@ def _is_joined(captured: Captured) -> bool:
 
 def _join(captured: Captured) -> tuple[fx.Graph, ...] | str:
     """The critic's graph for one, two and three batches, or why they may not run as one."""
+    if captured.draws:
+        return "its forward pass draws random numbers in Python, anew for each batch in stock code"
     if captured.changes_state() or captured.python_effects:
         return "its forward pass changes buffers or attributes, once for each batch in stock code"
     if captured.prologue is not None and any(_draws(node) for node in captured.prologue.graph.nodes):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import torch
 from torch import fx, ops
 
 from .writer import args_of, is_float, sweep, value_of
@@ -26,6 +27,8 @@ def normalise(graph: fx.Graph) -> None:
             _replace(graph, node, aten.bernoulli_.float, node.args)
         elif node.target is aten._native_batch_norm_legit.no_stats:
             _instance_norm(graph, node)
+        elif node.target is aten.copy.default and value_of(node).is_complex():
+            _copy(graph, node)
         elif node.target is aten.baddbmm.default:
             _sum_of_product(graph, node, aten.bmm.default)
         elif node.target is aten.addmv.default:
@@ -37,6 +40,27 @@ def normalise(graph: fx.Graph) -> None:
         if node.op == "call_function" and "_norm" in str(node.target) and args_of(node):
             _uniform_norm(graph, node)
     sweep(graph)
+
+
+def _copy(graph: fx.Graph, node: fx.Node) -> None:
+    """A copy into a complex tensor (a slice of a spectrum) has no derivative: a cast and an expansion."""
+    val, source = value_of(node), args_of(node)[1]
+    steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+        (aten._to_copy.default, (), {"dtype": val.dtype}),
+        (aten.expand.default, (list(val.shape),), {}),
+        (aten.clone.default, (), {"memory_format": torch.contiguous_format}),
+    ]
+    for target, args, kwargs in steps:
+        with graph.inserting_before(node):
+            new = graph.call_function(target, (source, *args), kwargs)
+        new.meta = {**node.meta, "val": target(value_of(source), *args, **kwargs)}
+        source = new
+    written = all(
+        "_scatter" in str(user.target) for user in node.users
+    )  # into a slice: strides do not matter
+    if written or value_of(source).stride() == val.stride():
+        node.replace_all_uses_with(source)
+        graph.erase_node(node)
 
 
 def _bias(graph: fx.Graph, node: fx.Node) -> None:

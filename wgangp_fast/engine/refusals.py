@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import linecache
 import os
 import re
 import sys
@@ -64,6 +65,21 @@ _CAUSES = (
         "return that tensor beside the score and pass output=, or keep a copy outside of the critic",
     ),
     (
+        r"jit\.script|ScriptModule|_CachedForward",
+        "the critic is, or holds, a scripted or traced module (torch.jit)",
+        "pass the module that was scripted",
+    ),
+    (
+        r"pack_padded_sequence|PackedSequence|pad_packed",
+        "the critic packs its sequences",
+        "run the recurrent layer on the padded batch and choose its outputs by the lengths",
+    ),
+    (
+        r"autograd\.(grad|backward)|trace_autograd_ops",
+        "the critic differentiates inside (torch.autograd)",
+        "write that derivative with torch.func (grad, vjp, jvp), which is captured",
+    ),
+    (
         r"changing number",
         None,
         "compute sizes from shapes or from int attributes that stay the same",
@@ -74,6 +90,7 @@ _CAUSES = (
         "call that outside of the critic's forward, or write it with torch operators",
     ),
 )  # fmt: skip
+_FILE = r"(?:[A-Za-z]:\\|/)[^\s`'\",:]+\.py\b"
 _ANY = "change what cannot be captured"
 
 
@@ -132,6 +149,7 @@ def _said(error: BaseException) -> str:
     first = lines[0] if lines else type(error).__name__
     explanation = next((line for line in lines if line.startswith("Explanation:")), "")
     said = f"{first}: {explanation.removeprefix('Explanation:').strip()}" if explanation else first
+    said = re.sub(_FILE, lambda file: file[0] if _is_users(file[0]) else "a library", said)
     return said.rstrip(" .:,")[:400]
 
 
@@ -143,7 +161,7 @@ def user_line(error: BaseException) -> str:
     inner = getattr(error, "inner_exception", None)
     for one in (error, inner):
         stack = getattr(one, "real_stack", None) or ()
-        found = _innermost((f.filename, f.lineno, f.line) for f in stack)
+        found = innermost((f.filename, f.lineno, f.line) for f in stack)
         if found:
             return found
     for one in (inner, error):
@@ -154,10 +172,12 @@ def user_line(error: BaseException) -> str:
     return ""
 
 
-def _innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
+def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
+    """The last of the frames ``(file, line, code)`` that is the user's, in words."""
     found = ""
     for file, number, code in frames:
         if _is_users(file):
+            code = code or linecache.getline(file, number)
             found = f"{file}, line {number}" + (f" ({code.strip()})" if code and code.strip() else "")
     return found
 
@@ -170,13 +190,13 @@ def _line_of_node(error: BaseException) -> str:
             trace = value.meta.get("stack_trace") if isinstance(value, fx.Node) else None
             if trace:
                 frames = re.findall(r'File "(.+?)", line (\d+), in .*(?:\n(?!\s*File)(.*))?', trace)
-                found = _innermost(frames) or found
+                found = innermost(frames) or found
         at = at.tb_next
     return found
 
 
 def _line_of_traceback(error: BaseException) -> str:
-    return _innermost((f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__))
+    return innermost((f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__))
 
 
 @functools.cache

@@ -41,6 +41,7 @@ class Captured:
         tried.
         seen: other captures of the critic, as real and fake show it, and in what they differ from this one.
         written: positions of Dynamo's inputs that a call writes into.
+        draws: its Python draws random numbers at every call.
         refused: why no plan of it may run, and the remedy; None: it may.
     """
 
@@ -56,6 +57,7 @@ class Captured:
     joined: Any = None
     seen: dict[Captured, str | None] = field(default_factory=dict)
     written: tuple[int, ...] = ()
+    draws: bool = False
     refused: tuple[str, str] | None = None
 
     def leaves(self) -> list[fx.Node]:

@@ -11,7 +11,10 @@ from torch import Tensor, fx
 
 from .errors import CaptureError
 from .history import RecordHistory
+from .patching import Patch, patched
 from .writer import is_float
+
+aten = torch.ops.aten
 
 
 @contextlib.contextmanager
@@ -25,12 +28,23 @@ def _tracing() -> Iterator[None]:
     torch._C._set_mkldnn_enabled(False)
     torch._C._set_cudnn_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), patched(_ordinary_checks()):
             yield
     finally:
         torch._C._set_mkldnn_enabled(mkldnn)
         torch._C._set_cudnn_enabled(cudnn)
         torch.set_autocast_cache_enabled(cache)
+
+
+def _ordinary_checks() -> list[Patch]:
+    """The check behind ``linalg.inv`` and its like is an ordinary node: torch orders it by tokens, which are
+    made for another kind of capture."""
+    from torch._higher_order_ops import effects
+
+    def without_check(original: Any) -> Any:
+        return lambda op: op is not aten._linalg_check_errors.default and original(op)
+
+    return [(effects, name, without_check) for name in ("has_effects", "_has_effects")]
 
 
 Effect = tuple[int, bool]  # an input's position, and whether it gets other memory (``t.data = ...``)
@@ -98,6 +112,8 @@ def trace(
         )(*fakes)
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
+    for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
+        node.meta["val"] = None
     _check_static(traced)
     return gm, traced, mutated
 

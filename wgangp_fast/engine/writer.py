@@ -123,13 +123,15 @@ def fake_values(bound: dict[str, Any]) -> dict[str, Any]:
 
 
 def sweep(graph: fx.Graph) -> None:
-    """Remove dead code; effects and draws of random numbers stay, so that streams match eager code."""
+    """Remove dead code; effects, draws of random numbers and the errors of ``torch.linalg`` stay, so that
+    streams and errors are those of eager code."""
 
     def impure(node: fx.Node) -> bool:
         if node.op in ("placeholder", "output"):
             return True
         schema = getattr(node.target, "_schema", None)
         tags = getattr(node.target, "tags", ())
-        return bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags
+        raises = node.target is torch.ops.aten._linalg_check_errors.default
+        return raises or bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags
 
     graph.eliminate_dead_code(impure)

@@ -35,7 +35,7 @@ def rule_of(site: Site) -> Rule:
     rule = find(site.op)
     if rule is not None:
         rule = rule.specialise(site)
-        if rule.accepts(site) and not _is_complex(site):
+        if rule.accepts(site) and (rule.complex or not _is_complex(site)):
             return rule
     if any(site.op is kernel.call for kernel in KERNELS.values()):
         moving = ", ".join(sorted(site.active)) or "nothing"

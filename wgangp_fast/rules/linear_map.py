@@ -410,6 +410,8 @@ add_rule(
 class _Scatter(Rule):
     """Writing ``src`` into a view of ``self``: what functionalisation makes of an indexed assignment."""
 
+    complex = True
+
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         out: dict[str, Any] = {}
         if "self" in slots:

@@ -171,6 +171,8 @@ class Rule:
     #: every member of a tuple of outputs moves; otherwise only the first (the others are indices, masks
     #: and statistics that autograd does not differentiate either).
     every_output = False
+    #: moves numbers and computes none: the same for complex values.
+    complex = False
 
     def specialise(self, site: Site) -> Rule:
         """The rule for these arguments, where an argument decides the structure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,9 @@ def load(path: Path) -> dict[str, Any]:
         UserError: the file is damaged, of another format, or not one of this package's.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about files that it then refuses
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror or error})") from None
     except Exception as error:  # a torn file makes the reader fail in every way there is

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgangp_fast.console import drawable
 from wgangp_fast.data import require
 from wgangp_fast.files import write_whole
 from wgangp_fast.metrics.quality import to_pixels
@@ -91,7 +92,7 @@ def points(
     if fake is not None:
         axes.plot(*fake.cpu().T, ".", color=GREEN, markersize=4, alpha=0.6, label="generated")
     axes.set(xlim=(-extent, extent), ylim=(-extent, extent), xlabel="$x_1$", ylabel="$x_2$")
-    axes.set_title(title, parse_math=False)  # it has the name of a file
+    axes.set_title(drawable(title), parse_math=False)  # it has the name of a file
     axes.set_aspect("equal")
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2, frameon=False)
     _save(figure, path)
@@ -127,7 +128,7 @@ def loss_curve(path: Path, title: str, ticks: list[dict[str, Any]]) -> None:
     if generator:
         above.plot(*zip(*generator, strict=True), color=GREEN, label="generator loss", **style)
     above.set(ylabel="loss")
-    above.set_title(title, parse_math=False)
+    above.set_title(drawable(title), parse_math=False)
     below.plot(
         iterations,
         [tick["grad_norm"] for tick in ticks],

@@ -5,6 +5,8 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Iterable, Sequence
 
+from wgangp_fast.console import drawable
+
 # The runs' colours are Okabe and Ito's, which colour-blind readers can tell apart, lighter on dark ground.
 STYLE = """
 :root {
@@ -114,7 +116,7 @@ def page(title: str, body: Iterable[str], footer: str) -> str:
         + "\n".join(filter(None, body))
         + f"\n<footer>{html.escape(footer)}</footer>\n</body>\n</html>\n"
     )
-    return text.encode("ascii", "xmlcharrefreplace").decode("ascii")
+    return drawable(text).encode("ascii", "xmlcharrefreplace").decode("ascii")
 
 
 def section(title: str, *parts: str) -> str:

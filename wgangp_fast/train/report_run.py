@@ -113,7 +113,7 @@ def read(path: Path, label: str) -> Run:
 
 
 def inside(path: Path) -> bool:
-    """Whether a run folder's file is its own: the page must not show files that a link points at elsewhere."""
+    """Whether a run folder's file is its own: the page must not show what a link points at elsewhere."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: links in a circle
         return path.resolve().parent == path.parent.resolve()
     return False

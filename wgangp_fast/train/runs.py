@@ -134,7 +134,7 @@ def open_run(
 def _load(generator: nn.Module, state: dict[str, Any], part: str, folder: Path) -> None:
     try:
         generator.load_state_dict(state[part])
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, KeyError, TypeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder}: the checkpoint is of another generator than config.json's ({reason})"

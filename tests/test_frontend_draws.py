@@ -1,0 +1,281 @@
+"""What critics do in Python: random draws, library functions; and what is refused."""
+# ruff: noqa: NPY002 - critics draw from numpy's global stream
+
+from __future__ import annotations
+
+import random
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from frontend_critic import Critic, Forward
+from penalty_checks import assert_same, build, penalty, points
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint_sequential
+
+import wgangp_fast
+from wgangp_fast.engine import capture
+from wgangp_fast.penalty import StockPathWarning
+
+# random numbers drawn in Python --------------------------------------------------------------------
+
+
+def _shuffled(c: Any, x: Tensor) -> Tensor:
+    shift = random.randint(-1, 1)
+    return c.head(torch.roll(x, shift, 1) if shift else x)
+
+
+def _augmented(c: Any, x: Tensor) -> Tensor:
+    if random.random() < 0.5:
+        x = x * (random.random() + 0.5)
+    return c.head(x) + random.uniform(0, 1) * c.head(x * 2)
+
+
+DRAWS: dict[str, Forward] = {
+    "a whole number as a size": _shuffled,
+    "a branch, and more draws in it": _augmented,
+    "choice": lambda c, x: c.head(x) * random.choice([1.0, 2.0, 3.0]),
+    "gauss": lambda c, x: c.head(x) * random.gauss(0, 1),
+    "numpy": lambda c, x: c.head(x * np.random.rand()) * np.random.normal(1, 2),
+    "numpy's whole number": lambda c, x: c.head(torch.roll(x, int(np.random.randint(0, 2)), 1)),
+    "numpy's array": lambda c, x: c.head(x * torch.from_numpy(np.random.rand(6))),
+    "numpy's permutation": lambda c, x: c.head(x[:, torch.from_numpy(np.random.permutation(6))]),
+    "a stream of the critic's": lambda c, x: c.head(x) * c.python.random() * c.numpy.random(),
+    "and torch's": lambda c, x: c.head(x * torch.rand(6, dtype=x.dtype) * random.random()),
+    "random_": lambda c, x: c.head(x * torch.empty(6, dtype=x.dtype).random_(1, 5)),
+}
+
+
+def _seed(critic: Any, seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    critic.python.seed(seed)
+    critic.numpy.bit_generator.state = np.random.default_rng(seed).bit_generator.state
+
+
+def _next(critic: Any) -> list[float]:
+    return [
+        random.random(),
+        np.random.rand(),
+        critic.python.random(),
+        critic.numpy.random(),
+        float(torch.rand(())),
+    ]
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_numbers_drawn_in_python_are_those_of_stock_code(name: str) -> None:
+    def make() -> nn.Module:
+        return Critic(DRAWS[name], python=random.Random(0), numpy=np.random.default_rng(0))
+
+    ours, stock = build(make), build(make)
+    batch = points((5, 6))
+    values = set()
+    for seed in range(4):
+        _seed(ours, seed)
+        mine = penalty(ours, batch, "auto", seed=seed)
+        streams = _next(ours)
+        _seed(stock, seed)
+        theirs = penalty(stock, batch, "ref", seed=seed)
+        assert streams == _next(stock), "a stream is elsewhere than after stock code"
+        assert_same(mine, theirs)
+        values.add(float(mine.value))
+    assert len(values) > 1
+    real, fake, alpha = batch
+    losses = []
+    for critic, impl in ((ours, "auto"), (stock, "ref")):
+        _seed(critic, 7)
+        torch.manual_seed(7)
+        losses.append(wgangp_fast.critic_loss(critic, real, fake, alpha=alpha, impl=impl).loss)
+        losses.append(torch.tensor(_next(critic)))
+    torch.testing.assert_close(losses[0], losses[2], rtol=1e-9, atol=1e-12)
+    assert torch.equal(losses[1], losses[3])
+
+
+def test_floats_drawn_need_one_graph_and_another_stream_another() -> None:
+    critic = build(lambda: Critic(lambda c, x: c.head(x) * c.python.random(), python=random.Random(0)))
+    batch = points((5, 6))
+
+    def check() -> None:
+        state = critic.python.getstate()
+        mine = penalty(critic, batch, "auto")
+        critic.python.setstate(state)
+        assert_same(mine, penalty(critic, batch, "ref"))
+
+    for _ in range(3):
+        check()
+    (kind,) = capture.entry(critic).kinds.values()
+    assert kind.count() == 1
+    critic.python = random.Random(5)
+    check()
+
+
+# library functions ---------------------------------------------------------------------------------
+
+
+class _Quiet(warnings.catch_warnings):
+    def __enter__(self) -> Any:
+        result = super().__enter__()
+        warnings.simplefilter("ignore", category=torch.jit.TracerWarning)
+        return result
+
+
+def _quiet(c: Any, x: Tensor) -> Tensor:
+    with _Quiet():
+        assert x.shape[1] == 6
+    return c.head(x)
+
+
+def _spectrum(c: Any, x: Tensor) -> Tensor:
+    modes = torch.fft.rfft(x)
+    out = torch.zeros_like(modes)
+    out[:, :3] = torch.einsum("bi,io->bo", modes[:, :3], c.w)
+    return c.head(torch.fft.irfft(out, n=6))
+
+
+def _outer(x: Tensor) -> Tensor:
+    return x[:, :, None] * x[:, None, :] + torch.eye(6, dtype=x.dtype)
+
+
+def _typed(c: Any, x: Tensor) -> Tensor:
+    both = [x, x]
+    tensors, numbers = (torch.jit.isinstance(both, typing.List[kind]) for kind in (Tensor, int))  # noqa: UP006
+    if tensors and not numbers:
+        return c.head(x) * 2
+    return c.head(x)
+
+
+def _layers() -> nn.Sequential:
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+
+
+LIBRARY: dict[str, tuple[Forward, Callable[[], dict[str, Any]]]] = {
+    "catch_warnings": (_quiet, dict),
+    "checkpoint_sequential": (
+        lambda c, x: checkpoint_sequential(c.s, 2, x, use_reentrant=False),
+        lambda: {"s": _layers()},
+    ),
+    "jit.isinstance": (_typed, dict),
+    "inv": (lambda c, x: (x @ torch.linalg.inv(c.a.weight[:6])).tanh().sum(1), dict),
+    "solve": (lambda c, x: torch.linalg.solve(c.a.weight[:6], x.T).tanh().sum(0), dict),
+    "cholesky of x": (lambda c, x: c.head(torch.linalg.cholesky(_outer(x)).sum(1)), dict),
+    "inverse of x": (lambda c, x: c.head(torch.linalg.inv(_outer(x)).sum(1)), dict),
+    "cayley": (
+        lambda c, x: c.head(c.o(x)),
+        lambda: {"o": parametrizations.orthogonal(nn.Linear(6, 6), orthogonal_map="cayley")},
+    ),
+    "a slice of a spectrum": (
+        _spectrum,
+        lambda: {"w": nn.Parameter(torch.randn(3, 3, dtype=torch.complex128))},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIBRARY)
+def test_library_functions(name: str) -> None:
+    forward_of, attributes = LIBRARY[name]
+    ours, stock = (build(lambda: Critic(forward_of, **attributes())) for _ in range(2))
+    batch = points((5, 6))
+    assert_same(penalty(ours, batch, "auto"), penalty(stock, batch, "ref"))
+
+
+def test_a_matrix_that_has_no_factor_raises_as_in_stock_code() -> None:
+    critic = build(
+        lambda: Critic(
+            lambda c, x: c.head(torch.linalg.cholesky(_outer(x) * c.s).sum(1)), s=torch.tensor(1.0)
+        )
+    )
+    batch = points((5, 6))
+    penalty(critic, batch, "auto")
+    critic.s.neg_()
+    with pytest.raises(torch.linalg.LinAlgError):
+        penalty(critic, batch, "auto")
+
+
+def _differentiated(how: str) -> Forward:
+    def forward(c: Any, x: Tensor) -> Tensor:
+        if how == "grad":
+            return c.head(torch.func.grad(lambda y: c.n(y).sum())(x).tanh())
+        if how == "vjp":
+            y, back = torch.func.vjp(c.n, x)
+            return c.head(back(torch.ones_like(y))[0].tanh())
+        if how == "jvp":
+            return c.head(torch.func.jvp(c.n, (x,), (torch.ones_like(x),))[1].tanh())
+        jacobian = getattr(torch.func, how)(c.n if how != "hessian" else lambda y: c.n(y).sum())
+        return c.head(x) + torch.vmap(jacobian)(x).sum((1, 2))[:, None]
+
+    return forward
+
+
+@pytest.mark.parametrize("how", ["grad", "vjp", "jvp", "jacrev", "jacfwd", "hessian"])
+def test_torch_func_inside(how: str) -> None:
+    inner = {"n": lambda: nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6))}
+    ours, stock = (build(lambda: Critic(_differentiated(how), n=inner["n"]())) for _ in range(2))
+    batch = points((5, 6))
+    assert_same(penalty(ours, batch, "auto"), penalty(stock, batch, "ref"))
+
+
+# refusals ------------------------------------------------------------------------------------------
+
+
+def _derived(c: Any, x: Tensor) -> Tensor:
+    (gradient,) = torch.autograd.grad(c.hidden(x).sum(), x, create_graph=True)  # the line
+    return c.head(x) + gradient.square().sum(1, keepdim=True)
+
+
+def _packed(c: Any, x: Tensor) -> Tensor:
+    packed = nn.utils.rnn.pack_padded_sequence(x.view(5, 3, 2), [3, 3, 2, 2, 1], batch_first=True)  # the line
+    return c.b(torch.tanh(c.g(packed)[1][-1]))
+
+
+def _drawn(c: Any, x: Tensor) -> Tensor:
+    return c.head(torch.roll(x, int(torch.randint(0, 3, (1,))), 1))  # the line
+
+
+def _permuted(c: Any, x: Tensor) -> Tensor:
+    order = list(range(6))
+    random.shuffle(order)  # the line
+    return c.head(x[:, order])
+
+
+def _scripted(c: Any, x: Tensor) -> Tensor:
+    return c.s(x)  # the line
+
+
+REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
+    "autograd.grad": (_derived, dict, "torch.func"),
+    "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
+    "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
+    "shuffle": (_permuted, dict, "draw with"),
+    "a scripted module": (
+        lambda c, x: c.s(x),  # the line
+        lambda: {"s": torch.jit.script(_layers())},
+        "that was scripted",
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_refused_names_the_line_and_its_remedy(name: str) -> None:
+    forward_of, attributes, remedy = REFUSED[name]
+    ours, stock = (build(lambda: Critic(forward_of, **attributes())) for _ in range(2))
+    real, fake, alpha = points((5, 6))
+    values = []
+    for critic, impl in ((ours, "auto"), (stock, "ref")):
+        random.seed(0)
+        torch.manual_seed(0)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            values.append(wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, impl=impl))
+        if impl == "auto":
+            (message,) = [str(w.message) for w in said if issubclass(w.category, StockPathWarning)]
+            assert remedy in message
+            assert "test_frontend_draws.py" in message
+            assert "the line" in message
+    assert torch.equal(*values)

@@ -1,0 +1,24 @@
+"""Parts of torch replaced for a while."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+Patch = tuple[Any, str, Callable[[Any], Any]]  # owner, attribute, what makes the new value of the old
+
+
+@contextlib.contextmanager
+def patched(patches: Iterable[Patch]) -> Iterator[None]:
+    """The patches hold inside; an owner without the attribute (another torch) is left as it is."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, make in patches:
+            original = vars(owner).get(name)
+            if original is None:
+                continue
+            static = isinstance(original, staticmethod)
+            made = make(original.__func__ if static else original)
+            setattr(owner, name, staticmethod(made) if static else made)
+            stack.callback(setattr, owner, name, original)
+        yield

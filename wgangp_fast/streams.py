@@ -1,0 +1,42 @@
+"""Streams of random numbers that are drawn in Python: :mod:`random`'s, numpy's, and generators of these."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+GLOBAL: list[Any] = [
+    getattr(random.random, "__self__", None),
+    getattr(np.random.rand, "__self__", None),
+]
+
+
+def is_stream(value: Any) -> bool:
+    """Whether the value is a stream whose state can be read and put back."""
+    return type(value) in (random.Random, np.random.RandomState, np.random.Generator)
+
+
+def states(streams: Iterable[Any]) -> list[tuple[Any, Any]]:
+    """Each stream once, with its state."""
+    return [(stream, state(stream)) for stream in {id(s): s for s in streams if is_stream(s)}.values()]
+
+
+def state(stream: Any) -> Any:
+    """What :func:`restore` puts back."""
+    if isinstance(stream, np.random.Generator):
+        return stream.bit_generator.state
+    return stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate()
+
+
+def restore(before: Iterable[tuple[Any, Any]]) -> None:
+    """Put streams back to the states of :func:`states`."""
+    for stream, kept in before:
+        if isinstance(stream, np.random.Generator):
+            stream.bit_generator.state = kept
+        elif isinstance(stream, np.random.RandomState):
+            stream.set_state(kept)
+        else:
+            stream.setstate(kept)
