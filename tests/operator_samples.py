@@ -1,6 +1,6 @@
 """Calls of ATen's operators, found by running the samples that torch keeps for its own tests.
 
-``torch.testing._internal`` may be absent or need packages that are not here: tests import it by ``importorskip``.
+``torch.testing._internal`` may be absent or need packages that are not here: tests then skip.
 """
 
 from __future__ import annotations
@@ -45,15 +45,13 @@ class _Calls(TorchDispatchMode):
         kept = None
         if self._counts(func, tensors):
             of_kind = self.found[func, any(v.is_complex() for v in tensors)]
-            key = tuple(
-                f"{v.dtype}{tuple(v.shape)}" if isinstance(v, Tensor) else v for v in tree_leaves(given)
-            )
-            if len(of_kind) < self.each and str(key) not in of_kind:
+            key = str([f"{v.dtype}{v.shape}" if isinstance(v, Tensor) else v for v in tree_leaves(given)])
+            if len(of_kind) < self.each and key not in of_kind:
                 kept = tree_map_only(Tensor, lambda v: v.detach().clone(), given)
         result = func(*args, **given[1])
         results = [v for v in tree_leaves(result) if isinstance(v, Tensor)]
         if kept is not None and any(map(_moves, results)) and all(map(_strided, results)):
-            of_kind[str(key)] = kept
+            of_kind[key] = kept
         return result
 
     @staticmethod

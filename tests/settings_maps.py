@@ -95,6 +95,11 @@ for _op, _rows in {
         *((r(5, 3), r(2, 3), 0, 1, 3), (r(5, 4), r(5, 2), -1, 0, None, 2), (r(3, 2), r(2, 2), 0, -2)),
         (r(3, 5).t(), r(2, 3), 0, None, 2),
     ],
+    aten.diagonal_scatter.default: [
+        (r(3, 4), r(3)),
+        (r(2, 3, 4), r(2, 2), -1, 1, 2),
+        (r(4, 3).t(), r(2), 2),
+    ],
     aten.select_scatter.default: [(r(3, 4), r(4), 0, 1), (r(3, 4), r(3), -1, -2)],
     aten.copy.default: [(r(3, 4), r(3, 4)), (r(3, 4), r(4)), (r(3, 4), r()), (r(2, 3, 4), r(3, 1))],
     aten.reflection_pad1d.default: [(r(2, 3, 5), [1, 2]), (r(3, 5), [0, 4])],

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from operator_samples import calls, op_db
 from rule_checks import CHECKS, Bench
 from rule_settings import Case
@@ -50,8 +49,8 @@ def stock_error(bench: Bench) -> str | None:
 
 
 def is_gauge(error: str | None) -> bool:
-    """Eigenvectors are defined up to a phase, and no random cotangent is one of them: test_complex_critics has
-    whole critics instead."""
+    """Eigenvectors are defined up to a phase, and no random cotangent is one of theirs: the complex critics
+    of ``test_complex_critics`` have them instead."""
     return error is not None and ("phase" in error or "e^{i phi}" in error)
 
 

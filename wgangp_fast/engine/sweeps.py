@@ -16,7 +16,7 @@ aten = torch.ops.aten
 CONSTANT = {
     getattr(getattr(aten, name), overload)
     for name, overload in (
-        *(("detach", "default"), ("sign", "default"), ("sgn", "default"), ("floor", "default")),
+        *(("detach", "default"), ("sign", "default"), ("floor", "default")),
         *(("ceil", "default"), ("round", "default"), ("trunc", "default"), ("bernoulli", "p")),
         ("bernoulli_", "float"),
         *(("bernoulli", "default"), ("zeros_like", "default"), ("ones_like", "default")),

@@ -70,6 +70,8 @@ def trace(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
             node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+        elif _is_custom(node.target):
+            node.target = _noting_grad_mode(node.target)
     gm.recompile()
     tracing = torch._guards.TracingContext.try_get()
     mode = tracing.fake_mode if tracing is not None else None
@@ -122,6 +124,29 @@ def _call_body(body: Any, *args: Any) -> Any:
     return body(*args)
 
 
+def _is_custom(target: Any) -> bool:
+    """Whether this is an operator of ``torch.library``, not of torch."""
+    operator = isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
+    return operator and not str(target).startswith(("aten.", "prims."))
+
+
+#: the grad mode around each registered operator that runs: a derivative registered in Python runs its
+#: operator with gradients off, which says nothing about the critic
+_around: list[bool] = []
+
+
+def _noting_grad_mode(op: Any) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        _around.append(torch.is_grad_enabled())
+        try:
+            return op(*args, **kwargs)
+        finally:
+            _around.pop()
+
+    call.__name__, call.__module__ = str(op).replace(".", "_"), __name__
+    return call
+
+
 @contextlib.contextmanager
 def _recorded_grad_mode() -> Iterator[None]:
     """Note on every traced node whether the critic had switched gradients off."""
@@ -132,7 +157,8 @@ def _recorded_grad_mode() -> Iterator[None]:
 
     def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = original(self, *args, **kwargs)
-        if not torch.is_grad_enabled():
+        recorded = _around[-1] if _around and _is_custom(node.target) else torch.is_grad_enabled()
+        if not recorded:
             node.meta["no_grad"] = True
         return node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..ops.registry import KERNELS
-from . import attention, bilinear, elementwise, kernels, linear_map, norm, replace_data
+from . import assignment, attention, bilinear, elementwise, kernels, linear_map, norm, replace_data
 from .generic import Generic
 from .registry import DeriveError, Rule, Site, find
 
@@ -14,6 +14,7 @@ __all__ = [
     "Generic",
     "Rule",
     "Site",
+    "assignment",
     "attention",
     "bilinear",
     "elementwise",
@@ -35,24 +36,21 @@ def rule_of(site: Site) -> Rule:
     rule = find(site.op)
     if rule is not None:
         rule = rule.specialise(site)
-        if rule.accepts(site) and (rule.complex or not _is_complex(site)):
+        if rule.accepts(site) and (rule.complex_too or not _is_complex(site)):
             return rule
     if any(site.op is kernel.call for kernel in KERNELS.values()):
         moving = ", ".join(sorted(site.active)) or "nothing"
-        raise DeriveError(
-            f"no rule of wgangp_fast.{site.op.__name__} covers these arguments ({moving} moves)"
-        )
+        raise DeriveError(f"wgangp_fast.{site.op.__name__} has no rule for these arguments ({moving} moves)")
     if rule is None:
         return Generic(site, f"no rule is written for {site.op}")
-    reason = (
-        "complex numbers" if _is_complex(site) else f"the rule of {site.op} does not cover these arguments"
-    )
-    return Generic(site, reason, rule.inline)
+    if _is_complex(site):
+        return Generic(site, "complex numbers")
+    return Generic(site, f"the rule of {site.op} does not cover these arguments")
 
 
 def _is_complex(site: Site) -> bool:
-    """Whether complex numbers come in or out: a real factor of a complex product has a complex cotangent,
-    of which it gets the real part. Autograd does so; the written rules are for real numbers."""
+    """Whether complex numbers come in or out: a real factor of a complex product has a complex cotangent, of
+    which it gets the real part. Autograd does so; most written rules are for real numbers."""
     results = site.result if isinstance(site.result, (tuple, list)) else [site.result]
     values = [*map(site.val, site.slots()), *(r for r in results if isinstance(r, Tensor))]
     return any(value.is_complex() for value in values)

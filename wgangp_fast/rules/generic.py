@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .registry import DeriveError, Rule, Site, Slots, call_operator
+
+T = TypeVar("T")
 
 
 def _detached(value: Any) -> Any:
@@ -63,8 +65,17 @@ def node_vjp(op: Any, values: Mapping[str, Any], slots: Sequence[str], g: Any) -
     return _gradients(outputs, leaves, cotangents)
 
 
-def node_jvp(op: Any, values: Mapping[str, Any], slots: Sequence[str], tangents: Sequence[Tensor]) -> Any:
-    """Tangent of the output: the gradient, with respect to its cotangent, of the vjp.
+def node_jvp(
+    op: Any,
+    values: Mapping[str, Any],
+    slots: Sequence[str],
+    tangents: Sequence[Tensor],
+    reached: Sequence[int],
+) -> Any:
+    """Tangents of the outputs ``reached``: the gradient, with respect to their cotangents, of the vjp.
+
+    No others: complex singular vectors have a phase that nothing fixes, and autograd chooses it by which
+    outputs have a cotangent. It must be the same choice in every sweep.
 
     The vjp is linear in its cotangent, so its derivative may be taken at any. Ones are tried first: some
     operators (logcumsumexp) take logarithms of their cotangent, whose derivative at zero is NaN. Others
@@ -74,15 +85,14 @@ def node_jvp(op: Any, values: Mapping[str, Any], slots: Sequence[str], tangents:
     with torch.enable_grad():
         fresh, leaves = _leaves(values, slots)
         result = call_operator(op, fresh)
-        moving = [r for r in _members(result) if isinstance(r, Tensor) and r.requires_grad]
+        moving = {i: r for i, r in enumerate(_members(result)) if i in reached and r.requires_grad}
+        outputs = list(moving.values())
         try:
-            pushed = _pushed(moving, leaves, _detached(tangents), torch.ones_like)
+            pushed = _pushed(outputs, leaves, _detached(tangents), torch.ones_like)
         except RuntimeError:
-            pushed = _pushed(moving, leaves, _detached(tangents), torch.zeros_like)
-    found = iter(pushed)
-    moved = tuple(
-        next(found) if isinstance(r, Tensor) and r.requires_grad else None for r in _members(result)
-    )
+            pushed = _pushed(outputs, leaves, _detached(tangents), torch.zeros_like)
+    found = dict(zip(moving, pushed))
+    moved = tuple(found.get(i) for i in range(len(_members(result))))
     return moved if isinstance(result, (tuple, list)) else moved[0]
 
 
@@ -153,29 +163,41 @@ class _Unregistered(TorchDispatchMode):
 UNREGISTERED = "has no derivative registered with autograd (see torch.library.register_autograd)"
 
 
-def _needs_data(error: Exception) -> bool:
-    """Whether fake tensors were too little: the derivative's shape or choice depends on data."""
-    return type(error).__module__.startswith(("torch._subclasses", "torch.fx.experimental"))
+def _numbers(value: Any) -> Any:
+    """Made-up numbers in place of fake tensors."""
+    if isinstance(value, (list, tuple)):
+        return [_numbers(member) for member in value]
+    if not isinstance(value, Tensor):
+        return value
+    options: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
+    if not _is_float(value):
+        return torch.zeros(value.shape, **options)
+    generator = torch.Generator(value.device).manual_seed(0)  # the user's random numbers stay as they are
+    return torch.rand(value.shape, generator=generator, **options) + 0.5
 
 
 class Generic(Rule):
     """Autograd on one node. ``reason`` says why no written rule took it (shown by ``explain``)."""
 
-    def __init__(self, site: Site, reason: str, inline: bool = False) -> None:
+    def __init__(self, site: Site, reason: str) -> None:
         self.reason, self.op, self.active = reason, site.op, site.active
-        self.inline = inline  # as the operator's written rule, whose word the prologue's cut takes
         self.arguments = site.arguments
         self.slots = frozenset(s for s in site.slots() if _is_float(site.val(s)))
         self.refused: dict[str, str] = {}  # slots that autograd cannot differentiate by, and why
         self._once: frozenset[str] = frozenset()  # slots whose first derivative was tried
+        self._reached: frozenset[int] = frozenset()  # the outputs that have a cotangent in sweep 2
 
     @functools.cached_property
     def outputs(self) -> frozenset[int]:
         """The outputs that move with the active slots."""
-        with self._probing(self.active) as (_, results):
-            known = has_derivative(self.op)
-            moves = [_is_float(r) and (r.requires_grad or not known) for r in results]
-        return frozenset(i for i, yes in enumerate(moves) if yes)
+        known = has_derivative(self.op)
+
+        def work(values: Mapping[str, Any]) -> frozenset[int]:
+            with self._probing(self.active, values) as (_, results):
+                moves = [_is_float(r) and (r.requires_grad or not known) for r in results]
+            return frozenset(i for i, yes in enumerate(moves) if yes)
+
+        return self._attempt("once", work)
 
     @functools.cached_property
     def bends(self) -> frozenset[str]:
@@ -197,13 +219,13 @@ class Generic(Rule):
 
     @contextlib.contextmanager
     def _probing(
-        self, slots: frozenset[str], inside: Any = None
+        self, slots: frozenset[str], values: Mapping[str, Any], inside: Any = None
     ) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
-        """Leaves by slot and the results, of the operator run on fake tensors, in the mode ``inside``."""
+        """Leaves by slot and the results, of the operator run on ``values`` in the mode ``inside``."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             names = sorted(slots)
-            fresh, leaves = _leaves(self.arguments, names)
+            fresh, leaves = _leaves(values, names)
             mode = getattr(leaves[0], "fake_mode", None) if leaves else None
             if mode is not None:
                 stack.enter_context(mode)
@@ -211,40 +233,57 @@ class Generic(Rule):
                 stack.enter_context(inside)
             yield dict(zip(names, leaves)), _members(call_operator(self.op, fresh))
 
-    def _second_order(self, slots: frozenset[str]) -> frozenset[str]:
-        """Which of ``slots`` autograd reaches when it differentiates the vjp by the active slots."""
-        seen = _Unregistered()
-        with self._refusing("twice"), self._probing(slots, seen) as (leaves, results):
-            probes, pulled = self._pulled(leaves, results)
-            if seen.found:
-                raise DeriveError(f"{self.op} cannot be differentiated twice: {seen.found[0]} {UNREGISTERED}")
-            pulled = [p for p in pulled if p is not None and p.requires_grad]
-            if not pulled:
-                return frozenset()
-            # by the cotangents as well, which makes the tangent
-            by = [*leaves.values(), *probes]
-            second = torch.autograd.grad(pulled, by, [torch.ones_like(p) for p in pulled], allow_unused=True)
-            return frozenset(slot for slot, found in zip(leaves, second) if found is not None)
-        return slots  # it takes data to see: all of them, perhaps with zeros
+    def _attempt(self, how: str, work: Callable[[Mapping[str, Any]], frozenset[T]]) -> frozenset[T]:
+        """``work`` on fake tensors; on numbers where the derivative looks at its data.
 
-    def _pulled(self, leaves: dict[str, Tensor], results: list[Any]) -> tuple[list[Tensor], Sequence[Any]]:
-        outputs = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
-        if not outputs:
-            return [], []
-        probes = [torch.ones_like(o).requires_grad_() for o in outputs]
-        by = [leaves[slot] for slot in sorted(self.active)]
-        return probes, torch.autograd.grad(outputs, by, probes, create_graph=True, allow_unused=True)
-
-    @contextlib.contextmanager
-    def _refusing(self, how: str) -> Iterator[None]:
-        """What autograd cannot do becomes a DeriveError; what only data could tell is passed over."""
+        Raises:
+            DeriveError: neither can be done.
+        """
         try:
-            yield
+            return work(self.arguments)
         except DeriveError:
             raise
-        except Exception as error:
-            if not _needs_data(error):
+        except Exception:
+            try:
+                return work({name: _numbers(value) for name, value in self.arguments.items()})
+            except Exception as error:
                 raise DeriveError(f"{self.op} cannot be differentiated {how}: {error}") from error
+
+    def _second_order(self, slots: frozenset[str]) -> frozenset[str]:
+        """Which of ``slots`` autograd reaches when it differentiates the vjp by the active slots."""
+
+        def work(values: Mapping[str, Any]) -> frozenset[str]:
+            seen = _Unregistered()
+            fake = values is self.arguments  # with numbers, no mode: some formulas are others in a mode
+            with self._probing(slots, values, seen if fake else None) as (leaves, results):
+                outputs, probes = self._outputs(results)
+                if not outputs:
+                    return frozenset()
+                active = [leaves[slot] for slot in sorted(self.active)]
+                pulled = torch.autograd.grad(outputs, active, probes, create_graph=True, allow_unused=True)
+                if seen.found:
+                    raise DeriveError(
+                        f"{self.op} cannot be differentiated twice: {seen.found[0]} {UNREGISTERED}"
+                    )
+                moving = [p for p in pulled if p is not None and p.requires_grad]
+                if not moving:
+                    return frozenset()
+                by = [*leaves.values(), *probes]  # by the cotangents too: that makes the tangent
+                ones = [torch.ones_like(p) for p in moving]
+                second = torch.autograd.grad(moving, by, ones, allow_unused=True)
+                return frozenset(slot for slot, found in zip(leaves, second) if found is not None)
+
+        return self._attempt("twice", work)
+
+    @property
+    def reached(self) -> frozenset[int]:
+        """The outputs whose derivative is asked for: those that reach the score, once sweep 2 is written."""
+        return self._reached or self.outputs
+
+    def _outputs(self, results: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """The results that are differentiated, and a cotangent for each."""
+        outputs = [r for i, r in enumerate(results) if i in self.reached and r.requires_grad]
+        return outputs, [torch.zeros_like(o).requires_grad_() for o in outputs]
 
     def _require(self, slots: frozenset[str], twice: bool) -> None:
         """Raise here, while the plan is written, what autograd would raise in every call."""
@@ -253,16 +292,20 @@ class Generic(Rule):
             for slot in sorted(slots & self.refused.keys()):
                 raise DeriveError(self.refused[slot])
         elif not slots <= self._once:
-            with self._refusing("by " + ", ".join(sorted(slots))), self._probing(slots) as (leaves, results):
-                if not has_derivative(self.op):
-                    raise DeriveError(f"{self.op} {UNREGISTERED}")
-                outputs = [r for r in results if isinstance(r, Tensor) and r.requires_grad]
-                if outputs:
-                    ones = [torch.ones_like(o) for o in outputs]
-                    torch.autograd.grad(outputs, list(leaves.values()), ones, allow_unused=True)
-            self._once |= slots
+            if not has_derivative(self.op):
+                raise DeriveError(f"{self.op} {UNREGISTERED}")
+
+            def work(values: Mapping[str, Any]) -> frozenset[str]:
+                with self._probing(slots, values) as (leaves, results):
+                    outputs, cotangents = self._outputs(results)
+                    if outputs:
+                        torch.autograd.grad(outputs, list(leaves.values()), cotangents, allow_unused=True)
+                return slots
+
+            self._once |= self._attempt("by " + ", ".join(sorted(slots)), work)
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        self._reached |= {i for i, member in enumerate(_members(g)) if member is not None}
         self._require(slots, twice=False)
         names = sorted(slots)
         found = site.apply(node_vjp, site.op, site.values(), names, g)
@@ -270,9 +313,10 @@ class Generic(Rule):
 
     def jvp(self, site: Site, t: Slots) -> Any:
         names = sorted(t)
-        moved = site.apply(node_jvp, site.op, site.values(), names, [t[n] for n in names])
+        tangents = [t[name] for name in names]
+        moved = site.apply(node_jvp, site.op, site.values(), names, tangents, sorted(self.reached))
         if isinstance(site.result, (tuple, list)):
-            return tuple(moved[i] if i in self.outputs else None for i in range(len(site.result)))
+            return tuple(moved[i] if i in self.reached else None for i in range(len(site.result)))
         return moved
 
     def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, plus, register, unbroadcast
+from .registry import Rule, Site, Slots, add_rule, cast, plus, unbroadcast
 
 aten = torch.ops.aten
 
@@ -35,9 +35,10 @@ class LinearMap(Rule):
         slot: str = "self",
         inline: bool = False,
         piecewise_linear: bool = False,
+        complex_too: bool = False,
     ) -> None:
         self.transpose, self.forward, self.slot = transpose, forward, slot
-        self.inline, self.piecewise_linear = inline, piecewise_linear
+        self.inline, self.piecewise_linear, self.complex_too = inline, piecewise_linear, complex_too
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         return {self.slot: self.transpose(site, g)} if self.slot in slots else {}
@@ -70,7 +71,7 @@ def _expand_back(site: Site, g: Any) -> Any:
 
 def _cast_back(site: Site, g: Any) -> Any:
     source = site.val("self")
-    return g.to(device=source.device, dtype=source.dtype)
+    return cast(g, site.result.dtype, source.dtype).to(source.device)
 
 
 def _cast(site: Site, t: Any) -> Any:
@@ -198,7 +199,7 @@ def _dropout_scale(site: Site, v: Any) -> Any:
 def _view(
     transpose: Callable[[Site, Any], Any], forward: Callable[[Site, Any], Any] | None = None
 ) -> LinearMap:
-    return LinearMap(transpose, forward, inline=True)
+    return LinearMap(transpose, forward, inline=True, complex_too=True)
 
 
 TABLE: dict[Any, LinearMap] = {
@@ -217,7 +218,7 @@ TABLE: dict[Any, LinearMap] = {
     aten.clone.default: _view(_same, _same),
     aten.contiguous.default: _view(_same, _same),
     aten.lift_fresh_copy.default: LinearMap(_same, _same),
-    aten._to_copy.default: LinearMap(_cast_back, _cast, inline=True),
+    aten._to_copy.default: LinearMap(_cast_back, _cast, inline=True, complex_too=True),
     aten.slice.Tensor: _view(
         lambda s, g: aten.slice_backward.default(
             g, s.shape("self"), s["dim"], s["start"] or 0, _end(s), s["step"]
@@ -351,6 +352,8 @@ add_rule(_ReverseSubtraction(), aten.rsub.Scalar)
 class _Join(Rule):
     """``cat`` and ``stack``."""
 
+    complex_too = True
+
     def __init__(self, stack: bool) -> None:
         self.stack = stack
 
@@ -362,7 +365,7 @@ class _Join(Rule):
                 continue
             if slot in slots:
                 part = g.select(dim, start) if self.stack else g.narrow(dim, start, shape[dim])
-                out[slot] = part if dtype == site.result.dtype else part.to(dtype)
+                out[slot] = cast(part, site.result.dtype, dtype)
             start += 1 if self.stack else shape[dim]
         return out
 
@@ -383,6 +386,7 @@ class _Split(Rule):
 
     inline = True
     every_output = True
+    complex_too = True
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         some = next(member for member in g if member is not None)
@@ -404,45 +408,3 @@ add_rule(
     *(aten.split.Tensor, aten.split_with_sizes.default, aten.unsafe_split.Tensor),
     *(aten.unsafe_split_with_sizes.default, aten.unbind.int),
 )
-
-
-@register(aten.slice_scatter.default, aten.select_scatter.default)
-class _Scatter(Rule):
-    """Writing ``src`` into a view of ``self``: what functionalisation makes of an indexed assignment."""
-
-    complex = True
-
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        out: dict[str, Any] = {}
-        if "self" in slots:
-            out["self"] = site.call(self=g, src=g.new_zeros(site.shape("src")))
-        if "src" in slots:
-            if "index" in site.arguments:
-                out["src"] = g.select(site["dim"], site["index"])
-            else:
-                out["src"] = aten.slice.Tensor(g, site["dim"], site["start"], site["end"], site["step"])
-        return out
-
-    def jvp(self, site: Site, t: Slots) -> Any:
-        some = next(iter(t.values()))
-        values = {
-            slot: t[slot] if slot in t else some.new_zeros(site.shape(slot)) for slot in ("self", "src")
-        }
-        return site.call(**values)
-
-
-@register(aten.copy.default)
-class _Copy(Rule):
-    """``src`` broadcast to the shape and cast to the dtype of ``self``."""
-
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        out = {}
-        if "src" in slots:
-            value = unbroadcast(g, site.shape("src"), site.result.shape)
-            out["src"] = value.to(site.val("src").dtype)
-        return out
-
-    def jvp(self, site: Site, t: Slots) -> Any:
-        if "src" not in t:
-            return None
-        return t["src"].to(site.result.dtype).expand(list(site.result.shape))

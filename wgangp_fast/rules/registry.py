@@ -171,8 +171,9 @@ class Rule:
     #: every member of a tuple of outputs moves; otherwise only the first (the others are indices, masks
     #: and statistics that autograd does not differentiate either).
     every_output = False
-    #: moves numbers and computes none: the same for complex values.
-    complex = False
+    #: linear with real coefficients (views, casts, assignments), and so right for complex numbers as it
+    #: stands. Others leave those to autograd.
+    complex_too = False
 
     def specialise(self, site: Site) -> Rule:
         """The rule for these arguments, where an argument decides the structure."""
@@ -226,6 +227,13 @@ def plus(a: Any, b: Any) -> Any:
     if a is None or b is None:
         return b if a is None else a
     return torch.add(a, b)
+
+
+def cast(value: Any, source: torch.dtype, target: torch.dtype) -> Any:
+    """``value`` of dtype ``source`` as ``target``; of complex numbers that become real, the real part."""
+    if source.is_complex and not target.is_complex:
+        value, source = torch.real(value), source.to_real()
+    return value if source == target else value.to(target)
 
 
 def unbroadcast(value: Any, shape: Iterable[int], given: Iterable[int]) -> Any:

@@ -1,0 +1,66 @@
+"""Writing into a part of a tensor, as functionalisation leaves it: indexed assignments and ``copy_``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .registry import Rule, Site, Slots, add_rule, cast, register, unbroadcast
+
+aten = torch.ops.aten
+
+
+class Assignment(Rule):
+    """``src`` in place of a view of ``self``; ``part`` takes that view of a tensor."""
+
+    complex_too = True  # and autograd has no derivative for complex numbers here: stock code assigns in place
+
+    def __init__(self, part: Callable[[Site, Any], Any]) -> None:
+        self.part = part
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        out: dict[str, Any] = {}
+        if "self" in slots:
+            out["self"] = site.call(self=g, src=g.new_zeros(site.shape("src")))
+        if "src" in slots:
+            out["src"] = self.part(site, g)
+        return out
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        some = next(iter(t.values()))
+        values = {
+            slot: t[slot] if slot in t else some.new_zeros(site.shape(slot)) for slot in ("self", "src")
+        }
+        return site.call(**values)
+
+
+add_rule(Assignment(lambda s, g: g.select(s["dim"], s["index"])), aten.select_scatter.default)
+add_rule(
+    Assignment(lambda s, g: aten.slice.Tensor(g, s["dim"], s["start"], s["end"], s["step"])),
+    aten.slice_scatter.default,
+)
+add_rule(
+    Assignment(lambda s, g: g.diagonal(s["offset"], s["dim1"], s["dim2"])), aten.diagonal_scatter.default
+)
+
+
+@register(aten.copy.default)
+class Copy(Rule):
+    """``src`` broadcast to the shape and cast to the dtype of ``self``."""
+
+    complex_too = True
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        out = {}
+        if "src" in slots:
+            value = unbroadcast(g, site.shape("src"), site.result.shape)
+            out["src"] = cast(value, site.result.dtype, site.val("src").dtype)
+        return out
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        if "src" not in t:
+            return None
+        source = site.val("src").dtype
+        return cast(t["src"], source, site.result.dtype).expand(list(site.result.shape))
