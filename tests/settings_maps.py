@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from rule_settings import case, each, enter, index, last, mask, r
 
+from wgangp_fast.rules.replace_data import replace_data
+
 aten = torch.ops.aten
 
 for _op, _rows in {
@@ -176,3 +178,11 @@ for _op in (aten.sum.dim_IntList, aten.mean.dim):
 for _p, _train in ((0.3, True), (0.0, True), (1.0, True), (0.3, False)):
     for _h in (r(4, 5), last(2, 3, 4, 4), r(5, 4).t()):
         enter(aten.native_dropout.default, case(aten.native_dropout.default, _h, _p, _train))
+
+enter(
+    replace_data,
+    case(
+        replace_data, r(3, 4), r(3, 4), active=[["self"]], fixed=["data"],
+        stand_in=lambda self, data: self + (data - self).detach(),
+    ),
+)  # fmt: skip

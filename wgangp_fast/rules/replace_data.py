@@ -27,4 +27,4 @@ def replaced(history: Tensor, data: Tensor) -> Tensor:
     return result
 
 
-add_rule(LinearMap(lambda site, g: g, lambda site, t: t), replace_data)
+add_rule(LinearMap(lambda site, g: g, lambda site, t: t, complex_too=True), replace_data)
