@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from operator_samples import calls, op_db
-from rule_checks import CHECKS, Bench
+from rule_checks import CHECKS, Bench, check_transposes, inner
 from rule_settings import Case
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
@@ -48,6 +48,16 @@ def stock_error(bench: Bench) -> str | None:
     return None
 
 
+def consistent(bench: Bench) -> bool:
+    """Whether autograd's own second order is the transpose of its first. torch 2.13's layer norm with a bias
+    and no weight forgets the bias's tangent; the stock penalty has that too."""
+    likes = [g for g in bench.g if g is not None]
+    pulled = bench.stock_vjp(bench.g)
+    left = sum(float(inner(g, v)) for g, v in zip(likes, bench.stock_jvp(), strict=True))
+    right = sum(float(inner(pulled[s], t)) for s, t in bench.t.items() if pulled.get(s) is not None)
+    return not abs(left - right) > 1e-6 * (abs(left) + abs(right) + 1)
+
+
 def is_gauge(error: str | None) -> bool:
     """Eigenvectors are defined up to a phase, and no random cotangent is one of theirs: the complex critics
     of ``test_complex_critics`` have them instead."""
@@ -71,7 +81,10 @@ def problem(case: Case, active: frozenset[str], choose: Callable[[Site], Rule]) 
         return f"autograd: {impossible}; ours: {refused}"
     if refused is not None:
         return None
+    sound = consistent(bench)
     for check in CHECKS:
+        if check is check_transposes and not sound:
+            continue
         try:
             check(bench)
         except Exception as error:
