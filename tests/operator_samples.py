@@ -1,6 +1,6 @@
 """Calls of ATen's operators, found by running the samples that torch keeps for its own tests.
 
-``torch.testing._internal`` may be absent or need packages that are not here: tests import it by ``importorskip``.
+``torch.testing._internal`` may be absent, or need packages that are not here: tests ask by ``importorskip``.
 """
 
 from __future__ import annotations

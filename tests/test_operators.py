@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 from operator_samples import calls, op_db
 from rule_checks import CHECKS, Bench
 from rule_settings import Case

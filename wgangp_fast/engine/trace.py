@@ -83,6 +83,7 @@ def trace(
                     int(size)  # a guard: shapes are static, each has a graph of its own
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
     mutated: list[Effect] = []
+    lines = _Lines(gm)
 
     def functional(*inputs: Any) -> list[Any]:
         mutated.clear()
@@ -90,7 +91,7 @@ def trace(
             wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
             results = []
             with RecordHistory() as history:
-                scored = gm(*wrapped)
+                scored = lines.run(*wrapped)
             for result in scored:
                 if isinstance(result, Tensor):
                     torch._sync(result)
@@ -105,7 +106,7 @@ def trace(
                         results.append(value)
         return results
 
-    with _tracing(), mode, _recorded_grad_mode():
+    with _tracing(), mode, _recorded(lines):
         # An empty table: with none, torch 2.14 and later rewrite detach into alias, which has a derivative.
         traced = make_fx(
             functional, decomposition_table={}, tracing_mode="real", _allow_non_fake_inputs=True
@@ -122,9 +123,19 @@ def _call_body(body: Any, *args: Any) -> Any:
     return body(*args)
 
 
+class _Lines(fx.Interpreter):
+    """Runs Dynamo's graph; ``now`` is where the user's code is that the present operator comes from."""
+
+    now: str | None = None
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.now = n.meta.get("stack_trace")
+        return super().run_node(n)
+
+
 @contextlib.contextmanager
-def _recorded_grad_mode() -> Iterator[None]:
-    """Note on every traced node whether the critic had switched gradients off."""
+def _recorded(lines: _Lines) -> Iterator[None]:
+    """Note on every traced node its place in the user's code, and whether gradients were off there."""
     from torch.fx.experimental import proxy_tensor
 
     tracer: Any = proxy_tensor.PythonKeyTracer
@@ -134,6 +145,8 @@ def _recorded_grad_mode() -> Iterator[None]:
         node = original(self, *args, **kwargs)
         if not torch.is_grad_enabled():
             node.meta["no_grad"] = True
+        if lines.now:
+            node.meta["stack_trace"] = lines.now
         return node
 
     tracer.create_node = create_node
