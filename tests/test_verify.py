@@ -205,8 +205,7 @@ def test_a_first_call_leaves_the_state_of_one_call(
 
 
 def notes(critic: Any) -> list[str | None]:
-    entry = capture.entry(critic)
-    kinds = [k for e in (entry, entry._mapped) if e is not None for k in e.kinds.values()]
+    kinds = capture.entry(critic).kinds.values()
     graphs = [graph for kind in kinds for reference in kind.made if (graph := reference()) is not None]
     return [plan.verified for graph in graphs for plan in graph.plans.values()]
 

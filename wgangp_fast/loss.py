@@ -17,7 +17,7 @@ from .neutral import plain, points_like, samples
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
-from .penalty import Critic, Output, distrusted, joint_plan, penalty_and_norms, scored
+from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored, trusted
 
 
 class CriticLossOutput(NamedTuple):
@@ -140,16 +140,15 @@ def _together(
     weights = drawn if weights is None else weights
     call = LossCall(plan, whole, asked.target, asked.one_sided, REDUCTIONS["mean"], lambda_gp)
     points = (real, fake, weights) if wants_x else (None, None, None)
-    result = CriticLossOutput(*CriticLossFunction.apply(call, *points, *leaves))
-    if watch is not None and watch.before is not None:
-        stock = _Stock(
-            scored(critic, asked.output), lambda_gp, asked, plan.score_cut[0] if plan.draws else None
-        )
-        refusal = distrusted(watch, critic, plan, result.loss, stock, (*given, weights))
-        if refusal is not None:
-            refusal.note()
-            return None
-    return result
+    stock = _Stock(scored(critic, asked.output), lambda_gp, asked, plan.score_cut[0] if plan.draws else None)
+    result, refusal = trusted(
+        lambda: CriticLossFunction.apply(call, *points, *leaves),
+        watch, critic, plan, lambda *p: stock(*p), lambda: (*given, weights), whole_loss=True,
+    )  # fmt: skip
+    if refusal is not None:
+        refusal.note()
+        return None
+    return CriticLossOutput(*result)
 
 
 class _Stock(NamedTuple):

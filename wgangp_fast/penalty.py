@@ -145,16 +145,20 @@ def penalty_and_norms(
         plan, leaves, refusal = _plan(critic, output, points_like(real), wants_x, kernels, how, watch)
         if plan is not None:
             options = (float(target), one_sided, REDUCTIONS[reduction])
-            if plan.mlp is not None:
-                whole = MlpCall(plan, real, fake, weights, key, *options)
-                result = MlpPenaltyFunction.apply(whole, *leaves)
-            else:
+
+            def run() -> Any:
+                if plan.mlp is not None:
+                    return MlpPenaltyFunction.apply(
+                        MlpCall(plan, real, fake, weights, key, *options), *leaves
+                    )
                 x, alpha = drawn()
-                points = (real, fake, weights if weights is not None else alpha) if wants_x else (None,) * 3
-                result = GradientPenaltyFunction.apply(Call(plan, x, *options), *points, *leaves)
-            if watch is not None and watch.before is not None:
-                alpha = weights if weights is not None else drawn()[1]
-                refusal = distrusted(watch, critic, plan, result[0], lambda *p: stock(*p)[0], (*given, alpha))
+                asked = (real, fake, weights if weights is not None else alpha) if wants_x else (None,) * 3
+                return GradientPenaltyFunction.apply(Call(plan, x, *options), *asked, *leaves)
+
+            def points() -> tuple[Tensor, ...]:
+                return *given, weights if weights is not None else drawn()[1]
+
+            result, refusal = trusted(run, watch, critic, plan, lambda *p: stock(*p)[0], points)
             if refusal is None:
                 return result
     real, fake = given
@@ -221,10 +225,11 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
         watch = verify.begin(critic, output, x.device, key)
         plan, leaves, refusal = _plan(critic, output, points, wants_x, kernels, DEFAULT, watch)
         if plan is not None:
-            result = InputGradientFunction.apply(Call(plan, points), own, *leaves)
-            if watch is not None and watch.before is not None:
-                stock = functools.partial(reference.input_gradient, scored(critic, output))
-                refusal = distrusted(watch, critic, plan, result, stock, (x,))
+            stock = functools.partial(reference.input_gradient, scored(critic, output))
+            result, refusal = trusted(
+                lambda: InputGradientFunction.apply(Call(plan, points), own, *leaves),
+                watch, critic, plan, stock, lambda: (x,),
+            )  # fmt: skip
             if refusal is None:
                 return finish(result)
     with wrappers.reaching() as reach:
@@ -261,8 +266,8 @@ class _Refusal:
             return
         entry.warned.add(str(error))
         refusals.warn_user(
-            f"the stock gradient penalty runs for this critic, at stock speed. {refusals.with_remedy(error)}; "
-            f"or pass impl='ref' to accept it.",
+            f"the stock gradient penalty runs for this critic, at stock speed. "
+            f"{refusals.with_remedy(error)}; or pass impl='ref' to accept it.",
             StockPathWarning,
         )
 
@@ -287,6 +292,8 @@ def _plan(
         torch._C._set_grad_enabled(grad)
         found = planned(binding, wants_x, kernels, how)
     except capture.CaptureError as error:
+        if watch is not None and watch.before is not None:
+            watch.before.restore()  # the hoisted part ran, the plan could not be made
         x.requires_grad_(False)
         checks.stock_path_in_capture(x.device, error)
         return None, (), _Refusal(critic, error)
@@ -326,20 +333,33 @@ def joint_plan(
         return None, ()
 
 
-def distrusted(
-    watch: verify.Verification, critic: Critic, plan: Any, ours: Tensor, stock: Any, points: tuple[Any, ...]
-) -> _Refusal | None:
-    """Why the plan is not to be used: its first call does not give what the stock code gives."""
+def trusted(
+    run: Callable[[], Any],
+    watch: verify.Verification | None,
+    critic: Critic,
+    plan: Any,
+    stock: Callable[..., Tensor],
+    points: Callable[[], tuple[Any, ...]],
+    whole_loss: bool = False,
+) -> tuple[Any, _Refusal | None]:
+    """What the plan gives, or why it is not to be used: its first call is compared with the stock code."""
     from .engine import refusals
 
+    if watch is None or watch.before is None:
+        return run(), None
     try:
-        watch.compare(plan, ours, stock, points)
+        with watch.guarded():
+            result = run()
+            watch.compare(plan, result[0] if isinstance(result, tuple) else result, stock, points())
+        return result, None
     except verify.VerificationError as error:
         remedy = "none is needed, the stock path is exact; please report the critic"
         refused = f"compared with the stock code, the plan's first call was wrong: {error}", remedy
-        watch.captured.refused = refused
-        return _Refusal(critic, refusals.refusal(*refused))
-    return None
+        if whole_loss:
+            watch.captured.joined = refused[0]  # the penalty alone has a plan of its own
+        else:
+            watch.captured.refused = refused
+        return None, _Refusal(critic, refusals.refusal(*refused))
 
 
 def planned(binding: Any, *options: Any, **more: Any) -> Any:

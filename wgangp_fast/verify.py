@@ -7,15 +7,16 @@ result is used, then and ever after.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from . import checks, streams
+from . import checks
 from .frozen import reachable
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
@@ -53,13 +54,27 @@ class Verification:
     def look(self, captured: Any, inputs: tuple[Any, ...]) -> None:
         """Called with the graph that fits and its inputs, before it runs."""
         self.before = None
-        if self.due(captured):
+        if self.due(captured) and not (captured.python_effects and not isinstance(self.critic, nn.Module)):
             self.captured = captured
             values = [node.meta.get("val") for node in captured.nodes()]
             self.kinds = {v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()}
             self.inputs = tuple(v for i, v in enumerate(inputs) if i != captured.x_index)
             written = [inputs[i] for i in captured.written]
             self.before = _State(_modules(self.critic, self.output), written)
+
+    @contextlib.contextmanager
+    def guarded(self) -> Iterator[None]:
+        """What a first call raises is a fault of the plan: the critic's own errors come from stock code."""
+        before = self.before
+        try:
+            yield
+        except VerificationError:
+            raise
+        except Exception as error:
+            if _is_out_of_memory(error) or before is None:
+                raise
+            before.restore()
+            raise VerificationError(f"it raised {type(error).__name__}: {error}"[:300]) from error
 
     def alpha_is_drawn(self) -> None:
         """The present state of torch is that of the critic's own draws; those in Python were made."""
@@ -149,6 +164,8 @@ class _State:
         with torch.no_grad():
             self.tensors = [(t, t.data, t.detach().clone()) for t in tensors.values()]
         self.attributes = [(m, dict(m.__dict__), dict(m._buffers)) for m in modules]
+        kept = [v for m in modules for name, v in vars(m).items() if not name.startswith("_")]
+        self.containers = [(v, v.copy()) for v in kept if type(v) in (list, dict, set)]
         self.random, self.python_random = _torch_random(), _python_random(modules)
 
     def again(self) -> _State:
@@ -162,6 +179,9 @@ class _State:
             module.__dict__.update(attributes)
             module._buffers.clear()
             module._buffers.update(buffers)
+        for container, members in self.containers:
+            container.clear()
+            (container.extend if isinstance(container, list) else container.update)(members)
         with torch.no_grad():
             for tensor, memory, numbers in self.tensors:
                 if tensor.data.data_ptr() != memory.data_ptr() or tensor.shape != memory.shape:
@@ -170,11 +190,15 @@ class _State:
                     tensor.data.copy_(numbers)
         for put, state in self.random:
             put(state)
+        from . import streams
+
         streams.restore(self.python_random)
 
 
 def _python_random(modules: list[nn.Module]) -> list[tuple[Any, Any]]:
     """Python's and numpy's streams, and those that the modules hold."""
+    from . import streams  # numpy.random, which importing the package does not need
+
     held = [value for module in modules for value in vars(module).values() if streams.is_stream(value)]
     return streams.states([*streams.GLOBAL, *held])
 

@@ -70,8 +70,6 @@ def trace(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
             node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
-        elif _is_custom(node.target):
-            node.target = _noting_grad_mode(node.target)
     gm.recompile()
     tracing = torch._guards.TracingContext.try_get()
     mode = tracing.fake_mode if tracing is not None else None
@@ -85,6 +83,7 @@ def trace(
                     int(size)  # a guard: shapes are static, each has a graph of its own
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
     mutated: list[Effect] = []
+    lines = _Lines(gm)
 
     def functional(*inputs: Any) -> list[Any]:
         mutated.clear()
@@ -92,7 +91,7 @@ def trace(
             wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
             results = []
             with RecordHistory() as history:
-                scored = gm(*wrapped)
+                scored = lines.run(*wrapped)
             for result in scored:
                 if isinstance(result, Tensor):
                     torch._sync(result)
@@ -107,7 +106,7 @@ def trace(
                         results.append(value)
         return results
 
-    with _tracing(), mode, _recorded_grad_mode():
+    with _tracing(), mode, _recorded(lines):
         # An empty table: with none, torch 2.14 and later rewrite detach into alias, which has a derivative.
         traced = make_fx(
             functional, decomposition_table={}, tracing_mode="real", _allow_non_fake_inputs=True
@@ -130,26 +129,26 @@ def _is_custom(target: Any) -> bool:
     return operator and not str(target).startswith(("aten.", "prims."))
 
 
-#: the grad mode around each registered operator that runs: a derivative registered in Python runs its
-#: operator with gradients off, which says nothing about the critic
-_around: list[bool] = []
+class _Lines(fx.Interpreter):
+    """Runs Dynamo's graph.
 
+    Attributes:
+        now: where the user's code is that the present operator comes from.
+        recording: whether gradients are on there. An operator with a derivative registered in Python runs with
+            gradients off, which says nothing about the critic.
+    """
 
-def _noting_grad_mode(op: Any) -> Any:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        _around.append(torch.is_grad_enabled())
-        try:
-            return op(*args, **kwargs)
-        finally:
-            _around.pop()
+    now: str | None = None
+    recording = True
 
-    call.__name__, call.__module__ = str(op).replace(".", "_"), __name__
-    return call
+    def run_node(self, n: fx.Node) -> Any:
+        self.now, self.recording = n.meta.get("stack_trace"), torch.is_grad_enabled()
+        return super().run_node(n)
 
 
 @contextlib.contextmanager
-def _recorded_grad_mode() -> Iterator[None]:
-    """Note on every traced node whether the critic had switched gradients off."""
+def _recorded(lines: _Lines) -> Iterator[None]:
+    """Note on every traced node its place in the user's code, and whether gradients were off there."""
     from torch.fx.experimental import proxy_tensor
 
     tracer: Any = proxy_tensor.PythonKeyTracer
@@ -157,9 +156,10 @@ def _recorded_grad_mode() -> Iterator[None]:
 
     def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
         node = original(self, *args, **kwargs)
-        recorded = _around[-1] if _around and _is_custom(node.target) else torch.is_grad_enabled()
-        if not recorded:
+        if not (lines.recording if _is_custom(node.target) else torch.is_grad_enabled()):
             node.meta["no_grad"] = True
+        if lines.now:
+            node.meta["stack_trace"] = lines.now
         return node
 
     tracer.create_node = create_node
