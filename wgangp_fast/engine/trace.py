@@ -134,8 +134,8 @@ class _Lines(fx.Interpreter):
 
     Attributes:
         now: where the user's code is that the present operator comes from.
-        recording: whether gradients are on there. An operator with a derivative registered in Python runs with
-            gradients off, which says nothing about the critic.
+        recording: whether gradients are on there. An operator with a derivative registered in Python runs
+            with gradients off, which says nothing about the critic.
     """
 
     now: str | None = None
