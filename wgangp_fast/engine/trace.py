@@ -126,7 +126,7 @@ def _call_body(body: Any, *args: Any) -> Any:
 def _is_custom(target: Any) -> bool:
     """Whether this is an operator of ``torch.library``, not of torch."""
     operator = isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
-    return operator and not str(target).startswith(("aten.", "prims."))
+    return operator and not str(target).startswith(("aten.", "prims.", "wgangp_fast."))
 
 
 class _Lines(fx.Interpreter):
