@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table: one entry a line)
 """What people write in critics, for values of any shape: the lines that :mod:`fuzz_program` draws from."""
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ NO_GRAD = [
     "[o] = [h] * 2\nwith torch.no_grad():\n    [o][..., 0] = 0.3",
     "[o] = [h] + 1\nwith torch.no_grad():\n    [o].copy_(torch.tanh([o]))",
     "[o] = [h] * [p]\nwith torch.no_grad():\n    torch.nan_to_num_([o])",
-    "[t] = [h].norm(dim=-1, keepdim=True)\nwith torch.no_grad():\n    [t].clamp_(min=0.5)\n[o] = [h] / [t]",
+    "[t] = [h].square().sum(-1, keepdim=True)\nwith torch.no_grad():\n    [t].clamp_(min=0.5)\n[o] = [h] / [t].sqrt()",
     "[o] = [h] * [p]\nwith torch.no_grad():\n    [t] = [o].flatten(1)\n    [t][:, 0] += 1",
     "with torch.no_grad():\n    [t] = [h] @ [m]\n    with torch.enable_grad():\n        [o] = [h] * [t] * [p]",
     "with torch.no_grad():\n    [b].mul_(0.9).add_(0.1 * [k].reshape(-1, [d]).mean(0))\n[o] = [h] - [b] * [p]",
@@ -74,7 +75,7 @@ MASKS = [
     *("[o] = torch.where([h] > [k].mean(), [p], [h])", "[o] = [h] * ([k].sign() * [p])", "[o] = [h] + [k].floor() * [p]"),
     *("[o] = [h] * (torch.ones_like([k]) * [p])", "[o] = [h] * (torch.zeros_like([k]) + [p])"),
     *("[o] = [h] * ([h].new_zeros([h].shape) + [p])", "[o] = [h] * [p].expand_as([k])", "[o] = [h] * [f].expand_as([k])"),
-    *("[o] = [h] * torch.heaviside([k], [p])", "[o] = [h] + torch.isfinite([k]) * [p]", "[o] = F.threshold([h], 0.1, 0.2) * [p]"),
+    *("[o] = [h] * torch.heaviside([k].detach(), [p].detach()) * [p]", "[o] = [h] + torch.isfinite([k]) * [p]", "[o] = F.threshold([h], 0.1, 0.2) * [p]"),
     *("[o] = [h] * ([k] == [k].amax(-1, keepdim=True)) * [p]", "[o] = [h] * (([k] > 0) & ([k] < 1)).to([h].dtype) + [p]"),
     *("[o] = torch.where(torch.logical_not([k] > 0), [h] * [p1], [p2])", "[o] = [h] * torch.full_like([k], 0.7).mul([p])"),
     *("[t] = ([k].detach() > 0).type_as([h])\n[o] = [t] * [h] + (1 - [t]) * [p]",),
@@ -117,7 +118,7 @@ IN_PLACE = [
     *("[o] = [h] * 1\n[t] = [o][..., 0]\n[t].mul_(2)", "[o] = [h].clone()\n[t] = [o].view(-1)\n[t].sin_()"),
     *("[o] = [h] + 1\n[o].zero_().add_([h] * [p])", "[o] = F.leaky_relu([h], 0.2, inplace=True)", "[o] = [h].mul_(1.5)"),
     *("[o] = [h].clone()\n[o].index_add_(-1, [id], [k])", "[o] = [h].clone()\n[o].scatter_(-1, [k].argsort(-1), [h])"),
-    *("[o] = [h].clone()\n[o][[k] > 0] = 0.1", "[o] = [h].clone()\n[o][..., -1].fill_(0.5)", "[o] = [h].exp().log_()"),
+    *("[o] = [h].clone()\n[o][[k] > 0] = 0.1", "[o] = [h].clone()\n[o][..., -1].fill_(0.5)", "[o] = [h].clone().sin_()"),
     *("[o] = [h].clone()\n[o].unsqueeze(0).add_([p])", "[o] = [h].clone()\n[o].transpose(0, -1)[0] *= 2"),
     *("[o] = torch.empty_like([h])\nfor i in range([d]):\n    [o][..., i] = [h][..., i] * (i + 1) + [p][i]",),
     *("[o] = [h] @ [m]\n[o].tanh_()", "[o] = [h] * [p]\n[o].pow_(2)", "[o] = [h].clone()\n[o][0] = 0"),
@@ -164,7 +165,6 @@ ROLES = [
     *("[o] = F.linear(torch.tanh(F.linear([h], [m])), [m].t())", "[o] = [h] @ [m] + torch.tanh([h]) @ [m].t()"),
     *("[o] = F.linear([h], [m], [m][0])", "[o] = [h] * [m].diagonal()", "[o] = [h] @ torch.tanh([m]) @ [m].t()"),
     *("[o] = F.softmax([h] @ [e].t(), -1) @ [e]", "[o] = [h] + F.linear([p], [m])", "[o] = [h] * ([p] @ [m]) + [p]"),
-    *("[o] = [h] * torch.cdist([h].reshape(-1, [d]), [e]).view(*[h].shape[:-1], 5).mean(-1, keepdim=True)",),
     *("[o] = [h] * F.normalize([p], dim=0) + [p].norm()", "[o] = [h] @ ([m] / [m].norm()) * [m][:, 0]", "[o] = [h] @ torch.linalg.matrix_exp([m] - [m].t())"),
     *("[t] = [m] + [m].t()\n[o] = [h] @ [t] @ [m]", "[o] = [h] * [p] + [p] * [k]", "[o] = F.layer_norm([h] + [p], ([d],), [p], [p])"),
     *("[o] = F.linear([h], [m], [p]) * [p]", "[o] = torch.addmm([p], [h].reshape(-1, [d]), [m]).view_as([h])"),
@@ -240,5 +240,6 @@ def blocks() -> dict[str, tuple[float, list[Block]]]:
         "written": (0.6, _blocks(WRITTEN)),
         "numpy": (0.4, numbers),
         "branch": (0.4, _blocks(BRANCHES)),
+        "operator": (1.5, []),  # of fuzz_operators
         "random": (0.15, _blocks(RANDOM, random=True)),
     }

@@ -10,25 +10,31 @@ import argparse
 import collections
 import concurrent.futures
 import contextlib
+import dataclasses
 import gc
 import json
 import os
 import random
 import subprocess
 import sys
+import threading
 import time
 import traceback
 import warnings
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import fuzz_blocks
 import fuzz_layers
+import fuzz_operators
 import torch
 from fuzz_program import Program, draw
 from fuzz_truth import FIRST, SCENARIOS, Batch, Ours, Outcome, Stock, differences, outcome, points, short
 
 GROUPS = fuzz_layers.groups() | fuzz_blocks.blocks()
+OPERATORS = {"Elementwise": fuzz_operators.Elementwise, "Sample": fuzz_operators.Sample}
+FAILED = ("wrong", "none", "crash")
 CHUNK = 200  # critics in one process: what Dynamo keeps of each does not pile up
 
 
@@ -42,14 +48,14 @@ class Result:
     detail: str = ""
     path: str = "engine"  # or why not
     program: str = ""
-    groups: list[str] = field(default_factory=list)
 
 
 def critic_of(seed: int) -> tuple[Any, Batch, dict[str, Outcome]]:
     """The first critic drawn from this seed that stock code can run, and what stock code gives for it."""
     rng = random.Random(f"critic {seed}")
     for _ in range(200):
-        program = draw(rng, GROUPS, fuzz_layers.HEADS)
+        program = draw(rng, GROUPS, fuzz_layers.HEADS, fuzz_operators.block)
+        program = dataclasses.replace(program, more=OPERATORS)
         chosen = [*FIRST, rng.choice([name for name in SCENARIOS if name not in FIRST])]
         if program.random:  # a critic loss draws once for all rows
             chosen = [name for name in chosen if "loss" not in name and "step" not in name and name != "modes"]
@@ -99,7 +105,7 @@ def _unstable(program: Any, batch: Batch, scenario: str, truth: Outcome) -> bool
     return False
 
 
-def shrink(program: Program, batch: Batch, scenario: str, verdict: str, budget: int = 60) -> Program:
+def shrink(program: Program, batch: Batch, scenario: str, verdict: str, budget: int = 30) -> Program:
     """A smaller program with the same verdict."""
     smaller = True
     while smaller and budget > 0:
@@ -117,20 +123,19 @@ def shrink(program: Program, batch: Batch, scenario: str, verdict: str, budget: 
 
 
 def examine(seed: int, smallest: bool = True) -> list[Result]:
-    """All scenarios of one critic."""
+    """All scenarios of one critic; the first that fails gives the smallest program."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program, batch, truths = critic_of(seed)
-        results = []
+        results: list[Result] = []
         for scenario, truth in truths.items():
             verdict, detail, path = judge(program, batch, scenario, truth)
             found = program
-            if verdict not in ("right", "unstable") and smallest:
+            if verdict in FAILED and smallest and not any(r.verdict == verdict for r in results):
                 found = shrink(program, batch, scenario, verdict)
                 detail = judge(found, batch, scenario)[1] or detail
-            groups = sorted({s.group for s in found.steps})
             source = "" if verdict == "right" else found.source()
-            results.append(Result(seed, scenario, verdict, detail, path, source, groups))
+            results.append(Result(seed, scenario, verdict, detail, path, source))
         return results
 
 
@@ -145,15 +150,20 @@ def totals(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _chunk(first: int, count: int, smallest: bool) -> list[Result]:
-    """A range of seeds in a process of its own."""
+def _chunk(first: int, count: int, smallest: bool, note: Callable[[Result], None]) -> None:
+    """A range of seeds in a process of its own; what ends the process is a crash of the seed it was at."""
     command = [sys.executable, __file__, "--range", str(first), str(count), *([] if smallest else ["--no-shrink"])]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    results = [Result(**json.loads(line)) for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode:
-        last = results[-1].seed if results else first
-        results.append(Result(last + 1, "process", "crash", f"the process ended with {done.returncode}"))
-    return results
+    last = first - 1
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout or ():
+            if line.startswith("{"):
+                result = Result(**json.loads(line))
+                last = result.seed
+                note(result)
+    if process.returncode:
+        note(Result(last + 1, "process", "crash", f"the process ended with {process.returncode}"))
+        if last + 2 < first + count:
+            _chunk(last + 2, first + count - last - 2, smallest, note)
 
 
 def _range(first: int, count: int, smallest: bool) -> None:
@@ -166,7 +176,7 @@ def _range(first: int, count: int, smallest: bool) -> None:
         for result in found:
             print(json.dumps(asdict(result)), flush=True)
         if seed % 25 == 0:
-            torch._dynamo.reset()
+            torch.compiler.reset()
             gc.collect()
 
 
@@ -188,22 +198,24 @@ def main(argv: list[str] | None = None) -> int:
             print(f"seed {seed}\n{critic_of(seed)[0].source()}\n")
         return 0
     results: list[Result] = []
-    begun, end = time.time(), asked.seed + asked.count
+    begun, end, lock = time.time(), asked.seed + asked.count, threading.Lock()
+    out = open(asked.out, "w", encoding="utf-8") if asked.out else contextlib.nullcontext()
+
+    def note(result: Result) -> None:
+        with lock:
+            results.append(result)
+            if result.verdict in FAILED:
+                print(f"seed {result.seed}, {result.scenario}: {result.verdict}: {result.detail}")
+                print(result.program, "\n", flush=True)
+            if out is not None and asked.out:
+                print(json.dumps(asdict(result)), file=out, flush=True)
+
     chunks = [(first, min(CHUNK, end - first)) for first in range(asked.seed, end, CHUNK)]
-    with concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
-        futures = [pool.submit(_chunk, *chunk, not asked.no_shrink) for chunk in chunks]
-        for future in concurrent.futures.as_completed(futures):
-            found = future.result()
-            results += found
-            for result in found:
-                if result.verdict not in ("right", "unstable"):
-                    print(f"seed {result.seed}, {result.scenario}: {result.verdict}: {result.detail}\n{result.program}\n")
-            done = len({r.seed for r in results})
-            print(f"{done} critics in {time.time() - begun:.0f} s\n{totals(results)}\n", flush=True)
-            if asked.out:
-                with open(asked.out, "w", encoding="utf-8") as file:
-                    file.writelines(json.dumps(asdict(r)) + "\n" for r in results)
-    return int(any(r.verdict in ("wrong", "none", "crash") for r in results))
+    with out as out, concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool:
+        for future in [pool.submit(_chunk, *chunk, not asked.no_shrink, note) for chunk in chunks]:
+            future.result()
+            print(f"{time.time() - begun:.0f} s: {totals(results)}\n", flush=True)
+    return int(any(r.verdict in FAILED for r in results))
 
 
 if __name__ == "__main__":

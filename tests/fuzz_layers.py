@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table: one entry a line)
 """Layers, reshapes and heads for rows, sequences and images: the other half of what :mod:`fuzz_program` draws from."""
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ FUNC = [
 
 HEADS = [
     *(
-        Block(f"score = {text}", init=("self.[x] = nn.Linear({size}, 1)",), dims=dims, out=lambda s: ())
+        Block(f"score = {text}", init=(f"self.[x] = nn.Linear({size}, 1)",), dims=dims, out=lambda s: ())
         for text, size, dims in (
             ("self.[x]([h])", "[d]", 1),
             ("self.[x](torch.tanh([h])).squeeze(1)", "[d]", 1),
@@ -135,8 +136,8 @@ HEADS = [
     ),
     Block("score = ([h] * [p]).flatten(1).tanh().sum(1)"),
     Block("score = ([h] @ [e].t()).flatten(1).square().sum(1, keepdim=True)"),
-    Block("score = (F.normalize([h], dim=-1) @ [p]).flatten(1).mean(1)"),
-    Block("score = F.cosine_similarity([h], [p], dim=-1).flatten(1).sum(1)"),
+    Block("score = (F.normalize([h], dim=-1) @ [p]).view(n, -1).mean(1)"),
+    Block("score = F.cosine_similarity([h], [p], dim=-1).view(n, -1).sum(1)"),
     Block("score = ([h] * [p]).flatten(1).sum(1)\nif score.requires_grad:\n    score = 2 * score"),
     Block("score = torch.logsumexp(([h] * [p]).flatten(1), 1)"),
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import linecache
+import math
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -23,7 +24,7 @@ from torch import nn
 Shape = tuple[int, ...]
 
 #: what the lines of a critic may name
-SCOPE = {"torch": torch, "nn": nn, "F": F, "np": np, "math": __import__("math")}
+SCOPE = {"torch": torch, "nn": nn, "F": F, "np": np, "math": math}
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,13 @@ class Program:
         shape: of a batch.
         steps: the forward pass; the last one writes ``score``.
         random: whether it draws random numbers.
+        more: what its lines name besides torch.
     """
 
     shape: Shape
     steps: tuple[Step, ...]
     random: bool = False
+    more: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def source(self) -> str:
         text = "\n".join(step.text for step in self.steps)
@@ -93,7 +96,7 @@ class Program:
         source = self.source()
         name = f"<critic {abs(hash(source)):x}>"
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-        scope = dict(SCOPE)
+        scope = SCOPE | self.more
         exec(compile(source, name, "exec"), scope)
         state = torch.get_rng_state()
         before = torch.get_default_dtype()
@@ -214,8 +217,9 @@ class Writer:
         return Program(self.shape, tuple(self.steps), self.random)
 
 
-def draw(rng: random.Random, groups: dict[str, tuple[float, list[Block]]], heads: list[Block]) -> Program:
-    """A critic on rows, sequences or images of random size."""
+def draw(rng: random.Random, groups: dict[str, tuple[float, list[Block]]], heads: list[Block],
+         operator: Callable[[random.Random], Block]) -> Program:  # fmt: skip
+    """A critic on rows, sequences or images of random size; ``operator`` makes blocks of torch's operators."""
     n = rng.randint(3, 4)
     kind = rng.choice(("rows", "rows", "sequence", "image"))
     size = rng.randint
@@ -230,12 +234,9 @@ def draw(rng: random.Random, groups: dict[str, tuple[float, list[Block]]], heads
     writer.add("layer", rng.choice([b for b in groups["layer"][1] if writer.fits(b)]))
     while len(writer.steps) < wanted:
         (name,) = rng.choices(names, weights)
-        fitting = [block for block in groups[name][1] if writer.fits(block)]
-        if fitting and np.prod(writer.values[-1][1]) < 80:
-            writer.add(name, rng.choice(fitting))
-        elif not fitting:
-            continue
-        else:
+        fitting = [block for block in groups[name][1] if writer.fits(block)] or [operator(rng)]
+        if math.prod(writer.values[-1][1]) >= 80:
             break
+        writer.add(name, rng.choice(fitting))
     writer.add("head", rng.choice([head for head in heads if writer.fits(head)]), "score")
     return writer.program()

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import wgangp_fast
 from wgangp_fast.penalty import StockPathWarning
@@ -27,8 +28,9 @@ class Stock:
     def gradient(critic: Any, x: Tensor) -> Tensor:
         if not x.requires_grad:
             x = x.detach().requires_grad_()
-        score = critic(x)
-        (found,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
+        with sdpa_kernel(SDPBackend.MATH):  # the others have no second derivative
+            score = critic(x)
+            (found,) = torch.autograd.grad(score, x, torch.ones_like(score), create_graph=True)
         return found
 
     @classmethod

@@ -42,7 +42,8 @@ class Critic(nn.Module):
         super().__init__()
         self.function = function
         for name, part in parts.items():
-            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) else part)
+            buffer = getattr(part, "_is_buffer", False)  # nn.Buffer
+            setattr(self, name, nn.Parameter(part) if isinstance(part, Tensor) and not buffer else part)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
