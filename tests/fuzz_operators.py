@@ -25,7 +25,17 @@ def known() -> dict[str, Any]:
         sys.modules["expecttest"] = stand_in
     from torch.testing._internal.common_methods_invocations import op_db
 
-    drawn = ("rand", "bernoulli", "multinomial", "normal", "dropout", "rrelu", "empty", "multi_head", "exponential")
+    drawn = (
+        "rand",
+        "bernoulli",
+        "multinomial",
+        "normal",
+        "dropout",
+        "rrelu",
+        "empty",
+        "multi_head",
+        "exponential",
+    )
     slow = ("ctc", "pool3d", "conv3d", "conv_transpose3d", "lobpcg", "segment", "grid_sampler", "sparse")
     return {
         f"{op.name}{'/' + op.variant_test_name if op.variant_test_name else ''}": op
@@ -101,8 +111,12 @@ class Sample(nn.Module):
         first = [sample.input] if isinstance(sample.input, Tensor) else list(sample.input)
         self.single = isinstance(sample.input, Tensor)
         self.first = nn.ParameterList([nn.Parameter(t.detach().clone()) for t in first])
-        self.places = [i for i, a in enumerate(self.constants) if isinstance(a, Tensor) and a.is_floating_point()]
-        self.others = nn.ParameterList([nn.Parameter(self.constants[i].detach().clone()) for i in self.places])
+        self.places = [
+            i for i, a in enumerate(self.constants) if isinstance(a, Tensor) and a.is_floating_point()
+        ]
+        self.others = nn.ParameterList(
+            [nn.Parameter(self.constants[i].detach().clone()) for i in self.places]
+        )
         self.lead = nn.ParameterList([nn.Parameter(0.1 * torch.randn(features, t.numel())) for t in first])
 
     def forward(self, h: Tensor) -> Tensor:

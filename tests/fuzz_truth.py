@@ -183,6 +183,7 @@ def outcome(calls: Calls, critic: nn.Module, batch: Batch, scenario: str) -> Out
     of_points = "points" in scenario
     real, fake, alpha = (v.clone().requires_grad_(of_points) for v in batch)
     torch.manual_seed(3)
+    critic.zero_grad()
     values, reasons = [], []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -208,7 +209,8 @@ POINTS = ("real", "fake", "alpha")
 def differences(ours: Outcome, stock: Outcome) -> tuple[list[str], list[str]]:
     """What is wrong in numbers; and what is only None here and zeros there."""
     wrong, kinds = [], []
-    scale = max([1e-3, *(float(g.abs().max()) for g in stock.gradients.values() if g is not None and g.numel())])
+    found = [g for g in stock.gradients.values() if g is not None and g.numel()]
+    scale = max([1e-3, *(float(g.abs().max()) for g in found)])
 
     def off(name: str, a: Tensor, b: Tensor, least: float) -> None:
         if a.shape != b.shape or a.dtype != b.dtype:
@@ -216,7 +218,8 @@ def differences(ours: Outcome, stock: Outcome) -> tuple[list[str], list[str]]:
         elif b.numel():
             error = float((a - b).abs().max())
             if not error <= TOLERANCE * max(float(b.abs().max()), least):
-                wrong.append(f"{name}: {float(a.abs().max()):.6g}, stock {float(b.abs().max()):.6g}, off {error:.1e}")
+                sizes = f"{float(a.abs().max()):.6g}, stock {float(b.abs().max()):.6g}"
+                wrong.append(f"{name}: {sizes}, off {error:.1e}")
 
     for i, (a, b) in enumerate(zip(ours.values, stock.values, strict=True)):
         off(f"value {i}", a, b, 1e-3)
@@ -225,7 +228,8 @@ def differences(ours: Outcome, stock: Outcome) -> tuple[list[str], list[str]]:
         if a is None and b is None:
             continue
         if (a is None) != (b is None) and name not in POINTS:
-            kinds.append(f"{name}: {'None' if a is None else 'zeros'}, stock {'None' if b is None else 'zeros'}")
+            ours_is, stock_is = ("None" if g is None else "zeros" for g in (a, b))
+            kinds.append(f"{name}: {ours_is}, stock {stock_is}")
         like = a if a is not None else b
         # a gradient that is zero in exact arithmetic is rounding of the others
         off(name, *(torch.zeros_like(like) if g is None else g for g in (a, b)), 1e-2 * scale)

@@ -54,7 +54,9 @@ class Experts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.route = nn.Linear(6, 3)
-        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(3))
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)) for _ in range(3)
+        )
         self.o = nn.Linear(2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -72,7 +74,9 @@ def _codebook(m: Any, x: Tensor) -> Tensor:
     far = z.square().sum(1, keepdim=True) - 2 * z @ m.book.t() + m.book.square().sum(1)
     code = m.book[far.argmin(1)]
     straight = z + (code - z).detach()
-    commit = (code.detach() - z).square().mean(1, keepdim=True) + (code - z.detach()).square().mean(1, keepdim=True)
+    commit = (code.detach() - z).square().mean(1, keepdim=True) + (code - z.detach()).square().mean(
+        1, keepdim=True
+    )
     return m.o(straight) + commit
 
 
