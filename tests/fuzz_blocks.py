@@ -105,6 +105,7 @@ LOOKUPS = [
     "[t] = torch.searchsorted([b].sort().values, [k].contiguous())\n[o] = [h] * torch.cat([[p], [s][None]])[[t]]",
     "[t] = F.one_hot(([k].sigmoid() * 4.99).long(), 5).to([h].dtype)\n[o] = [h] * ([t] @ [e]).mean(-2)",
     "[t] = F.softmax([h] @ [e].t(), -1)\n[t] = F.one_hot([t].argmax(-1), 5) - [t].detach() + [t]\n[o] = [h] + [t] @ [e]",
+    "[o] = [h] * torch.ones(int([id].max()) + 1, dtype=x.dtype) + [p]",
     "[t] = torch.arange(n) % 5\n[o] = [h] * [e][[t]].view(n, *[1] * ([h].dim() - 2), [d])",
     "[o] = [h] + self.[x]([k].abs().mul(3).long().clamp(max=4)).sum(-2)",
 ]
@@ -211,6 +212,7 @@ BRANCHES = [
     *("[o] = [h] + 1\nif [o].requires_grad:\n    [o].register_hook(lambda g: 2 * g)", "[o] = [h] * [p] if x.shape[0] > 2 else [h]"),
     *("self.[x] = getattr(self, '[x]', 0) + 1\n[o] = [h] * [p]", "[o] = [h] * 1\nif [h].grad_fn is not None:\n    [o] = [o] * [p]"),
     *("[o] = [h] * float([k].detach().abs().max())", "[o] = [h] * 2 if [k].sum() > 0 else [h] * [p]"),
+    *("with Quiet():\n    [o] = [h] * [p]", "with warnings.catch_warnings():\n    warnings.simplefilter('ignore')\n    [o] = [h] * 2"),
     *("[o] = [h].requires_grad_() * [p]", "assert [h].isfinite().all()\n[o] = [h] * [p]", "[o] = [h] / [k].detach().std().item()"),
 ]  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Random critics against stock code: ``python tests/fuzz_critics.py --count 10000 --seed 0``.
 
-One seed is one critic, on every machine (with operators of this torch's own table). Prints each failure with its
-smallest program, and the totals: how many were wrong, how many raised what stock code does not, how many ran on
-the stock path and why. The engine is judged alone: the check of a critic's first call is off (``--verify first``
-has it on, to count its false alarms).
+One seed is one critic, on every machine (with operators of this torch's own table). Prints each failure with
+its smallest program, and the totals: how many were wrong, how many raised what stock code does not, how many
+ran on the stock path and why. The engine is judged alone: the check of a critic's first call is off
+(``--verify first`` has it on, to count its false alarms).
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _to_domain(value: Tensor, domain: tuple[float | None, float | None]) -> Tens
 
 
 class Elementwise(nn.Module):
-    """A unary or binary operator or a reduction on a whole batch, with a parameter where it takes two tensors."""
+    """A unary or binary operator or a reduction on a whole batch; a parameter where it takes two tensors."""
 
     def __init__(self, name: str, features: int) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def _real(value: Any) -> list[Tensor]:
 
 
 class Sample(nn.Module):
-    """An operator on one of torch's own examples, its floating-point tensors parameters, moved a little by the batch."""
+    """An operator on one of torch's own examples: its tensors are parameters, moved a little by the batch."""
 
     def __init__(self, name: str, which: int, features: int) -> None:
         super().__init__()

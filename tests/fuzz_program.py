@@ -1,7 +1,7 @@
 """Random critics as programs: named steps, written out as the Python that a person would write.
 
-A :class:`Program` is a list of steps, each a few lines that read values and write one. It can be printed, built,
-and made smaller by taking steps away, so that a failure is reported as the shortest critic that still fails.
+A :class:`Program` is a list of steps, each a few lines that read values and write one. It can be printed,
+built, and made smaller by taking steps away, so that a failure is reported as the shortest critic that fails.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import linecache
 import math
 import random
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,18 @@ from torch import nn
 
 Shape = tuple[int, ...]
 
+
+class Quiet(warnings.catch_warnings):  # type: ignore[type-arg]
+    """As StyleGAN2-ADA silences the tracer."""
+
+    def __enter__(self) -> Any:
+        super().__enter__()
+        warnings.simplefilter("ignore", category=torch.jit.TracerWarning)
+        return self
+
+
 #: what the lines of a critic may name
-SCOPE = {"torch": torch, "nn": nn, "F": F, "np": np, "math": math}
+SCOPE = {"warnings": warnings, "Quiet": Quiet, "torch": torch, "nn": nn, "F": F, "np": np, "math": math}
 
 
 @dataclass(frozen=True)
@@ -219,7 +230,7 @@ class Writer:
 
 def draw(rng: random.Random, groups: dict[str, tuple[float, list[Block]]], heads: list[Block],
          operator: Callable[[random.Random], Block]) -> Program:  # fmt: skip
-    """A critic on rows, sequences or images of random size; ``operator`` makes blocks of torch's operators."""
+    """A critic on rows, sequences or images of random size; ``operator`` makes blocks of torch's own."""
     n = rng.randint(3, 4)
     kind = rng.choice(("rows", "rows", "sequence", "image"))
     size = rng.randint

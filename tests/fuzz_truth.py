@@ -215,6 +215,9 @@ def differences(ours: Outcome, stock: Outcome) -> tuple[list[str], list[str]]:
     def off(name: str, a: Tensor, b: Tensor, least: float) -> None:
         if a.shape != b.shape or a.dtype != b.dtype:
             wrong.append(f"{name}: {tuple(a.shape)} {a.dtype}, stock {tuple(b.shape)} {b.dtype}")
+        elif not (b.is_floating_point() or b.is_complex()):
+            if not torch.equal(a, b):
+                wrong.append(f"{name}: {a.flatten()[:4].tolist()}, stock {b.flatten()[:4].tolist()}")
         elif b.numel():
             error = float((a - b).abs().max())
             if not error <= TOLERANCE * max(float(b.abs().max()), least):

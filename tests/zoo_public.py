@@ -1,7 +1,7 @@
 """Critics as public code writes them: the architectures whose ways of writing surprised an engine once.
 
-``PUBLIC`` has the form of :data:`zoo.ZOO`. What may still run on the stock path is in ``STOCK_PATH``, with the
-reason; an entry that reaches the engine must leave that list.
+``PUBLIC`` has the form of :data:`zoo.ZOO`. What may still run on the stock path is in ``STOCK_PATH``, with
+the reason; an entry that reaches the engine must leave that list.
 """
 
 from __future__ import annotations
@@ -161,8 +161,8 @@ add("SAGAN, .data spectral norm", _sagan, IMAGE, smooth=False)
 add(
     "label map and projection",
     lambda: Critic(
-        _label_map, a=nn.Conv2d(3, 4, 3, 2), o=nn.Linear(4, 1), e=nn.Embedding(3, 4), plane=nn.Embedding(3, 64),
-        labels=nn.Buffer(torch.tensor([0, 2, 1])),
+        _label_map, a=nn.Conv2d(3, 4, 3, 2), o=nn.Linear(4, 1), e=nn.Embedding(3, 4),
+        plane=nn.Embedding(3, 64), labels=nn.Buffer(torch.tensor([0, 2, 1])),
     ),
     IMAGE,
 )  # fmt: skip

@@ -248,7 +248,7 @@ def _scan(m: Any, x: Tensor) -> Tensor:
     keep = -F.softplus(gate)
     log_value = torch.where(value >= 0, (F.relu(value) + 0.5).log(), -F.softplus(-value)) - F.softplus(-gate)
     total = keep.cumsum(1)
-    return m.o((total + (log_value - total).logcumsumexp(1)).exp()[:, -1])
+    return m.o((total + (log_value - total).logcumsumexp(1)).exp()).mean(1)
 
 
 def _set(m: Any, x: Tensor) -> Tensor:
