@@ -246,5 +246,5 @@ REASON = re.compile(r"0x[0-9a-f]+|<critic [0-9a-f]+>|\d+")
 
 def short(reason: str) -> str:
     """A refusal without what differs between critics."""
-    text = reason.split("as one graph.", 1)[-1].split("Remedy:")[0].strip()
+    text = re.split(r"as one graph\.|at stock speed\.", reason)[-1].split("Remedy:")[0].strip()
     return REASON.sub("#", text)[:110]

@@ -24,7 +24,7 @@ def _engine_alone(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 
 @pytest.mark.parametrize("first", SEEDS[::8])
 def test_random_critics_equal_stock_code(first: int) -> None:
-    """The penalty of each, what else its seed calls, and for one in four the critic loss, which takes longest."""
+    """The penalty of each, what else its seed calls; of one in four the critic loss, which takes longest."""
     failures = []
     for seed in range(first, first + 8):
         program, batch, chosen = critic_of(seed)
