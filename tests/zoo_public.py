@@ -21,14 +21,8 @@ PUBLIC: dict[str, Entry] = {}
 
 #: critics that may run on the stock path: what they need that the engine does not have
 STOCK_PATH: dict[str, str] = {
-    "StyleGAN2-ADA": "a subclass of warnings.catch_warnings",
-    "MelGAN": "a stride that is a numpy integer",
-    "CTGAN": "a width that is a numpy integer",
     "phase shuffle": "Tensor.random_, and steps that Python reads",
-    "orthogonal by Cayley": "torch.linalg.solve checks for errors behind a token",
     "packed sequences": "pack_padded_sequence",
-    "Fourier neural operator": "complex modes written into a slice",
-    "graph pooling without a size": "a size read from a constant tensor",
 }
 
 #: critics that draw random numbers: a critic loss that runs as one pass draws them once for all rows
