@@ -6,7 +6,10 @@ from __future__ import annotations
 from fuzz_program import Block
 
 PLAIN = [
-    *(f"[o] = torch.{name}([h])" for name in ("tanh", "sigmoid", "sin", "atan", "erf", "relu", "abs", "sinc")),
+    *(
+        f"[o] = torch.{name}([h])"
+        for name in ("tanh", "sigmoid", "sin", "atan", "erf", "relu", "abs", "sinc")
+    ),
     *(
         f"[o] = F.{name}([h])"
         for name in ("silu", "gelu", "elu", "selu", "mish", "softplus", "softsign", "logsigmoid", "hardswish")
