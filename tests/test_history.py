@@ -191,6 +191,9 @@ IN_PLACE: dict[str, Function] = {
     "an old view, read without gradients": changed(view_read_quietly),
     "a detached alias from before": changed(alias_before),
     "cosine similarity": lambda m, x: F.cosine_similarity(m.a(x), m.t[None], dim=1),
+    "data of a parameter, after its use": changed(lambda m, x, h: (h * m.t, m.t.data.mul_(0.9))[0]),
+    "data of a buffer, after its use": changed(lambda m, x, h: (h * m.u, m.u.data.mul_(0.9))[0]),
+    "a parameter and then its data": changed(lambda m, x, h: h * m.t + m.t.data.mul_(0.9) * 0 + h * m.t),
     "a row of parameters": lambda m, x: m.b(torch.tanh(m.a(x)) @ written_matrix(m)),
     "a diagonal of parameters": lambda m, x: m.b(torch.tanh(m.a(x)) @ diagonal_matrix(m)),
 }

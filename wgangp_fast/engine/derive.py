@@ -358,7 +358,8 @@ class Derivation:
 
     def _tangents(self, node: fx.Node) -> dict[str, Any]:
         slots = self._slot_nodes(node)
-        return {s: self.tangent[slots[s]] for s in self.sites[node].active if slots[s] in self.tangent}
+        active = self.sites[node].active  # a set: its own order differs from process to process
+        return {s: self.tangent[n] for s, n in slots.items() if s in active and n in self.tangent}
 
     def _turn(self, node: fx.Node) -> None:
         """Sweep 4 at one node."""

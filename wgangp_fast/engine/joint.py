@@ -23,7 +23,7 @@ from .errors import CaptureError, NotNow
 from .mirrors import Mirrors
 from .split import Captured
 from .sweeps import REST, WHOLE, Sweeps
-from .writer import PlanSite, value_of
+from .writer import PlanSite, args_of, is_float, value_of
 
 Critic = Callable[[Tensor], Any]
 
@@ -42,6 +42,7 @@ class JointDerivation(Derivation):
         self.rest: dict[fx.Node, Any] = {}  # adjoints of the rows of real and fake
         self.others: dict[fx.Node, tuple[PlanSite, Rule]] = {}  # a node and its rule at those rows
         self.pieces: dict[Any, Any] = {}
+        self.counted = self._counted()
 
     def _shown(self, node: fx.Node, rows: str) -> fx.Node:
         return self.mirrors.shown[rows][node]
@@ -53,10 +54,34 @@ class JointDerivation(Derivation):
         cut = None if not isinstance(value, fx.Proxy) else self.mirrors.cut(node, key, rows)
         if cut is None:
             return value
+        if node in self.counted:
+            return self._again(node, rows)
         name = (self.writer, node, key, rows)
         if name not in self.pieces:
             self.pieces[name] = torch.narrow(value, *cut)
         return self.pieces[name]
+
+    def _again(self, node: fx.Node, rows: str) -> Any:
+        """Numbers that count rows, made for these rows: a part of those for all rows begins elsewhere."""
+        name = (self.writer, node, None, rows)
+        if name not in self.pieces:
+            shown, one = self._shown(node, rows), {self._shown(n, rows): n for n in node.all_input_nodes}
+            args, kwargs = fx.map_arg((args_of(shown), shown.kwargs), lambda n: self._read(one[n], rows))
+            target: Any = shown.target
+            self.pieces[name] = self.writer.create(target, args, kwargs)
+        return self.pieces[name]
+
+    def _counted(self) -> set[fx.Node]:
+        """Values that the graph makes of the number of its rows alone, and whole numbers made of these."""
+        found: set[fx.Node] = set()
+        for node in self.calls:
+            sources = node.all_input_nodes
+            made = not sources or any(n in found for n in sources)
+            fixed = all(n in found for n in sources) or not is_float(value_of(node))
+            drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            if made and fixed and not drawn and isinstance(value_of(node), Tensor):
+                found.add(node)
+        return found
 
     def _take_seeds(self) -> None:
         seeds: Any = self.backward.placeholder("seed")

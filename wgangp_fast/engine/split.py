@@ -161,6 +161,9 @@ class _Splitter:
 
     def run(self) -> Captured:
         before = self._prologue_nodes()
+        body = [n for n in self.calls if n not in before]
+        used = {s for n in body for s in n.all_input_nodes} | {self.score}
+        self.read = self._read_before_written(used)
         prologue = fx.Graph()
         held = {node: prologue.placeholder(node.name) for node in self.inputs}
         for node in self.calls:
@@ -172,11 +175,8 @@ class _Splitter:
         here[x] = self._leaf(critic, x)
         sources: list[tuple[str, int]] = []
         from_prologue: list[fx.Node] = []
-        late = [
-            (i, value) for (i, _), value in self.effects if value not in before and value not in self.inputs
-        ]
-        body = [n for n in self.calls if n not in before]
-        used = {s for n in body for s in n.all_input_nodes} | {self.score}
+        early = before | set(self.inputs)
+        late = [(i, v) for (i, _), v in self.effects if v not in early or self.inputs[i] in self.read]
         used |= {node for i, value in late for node in (self.inputs[i], value)}
         for node in (*self.inputs, *self.calls):
             crossing = node in before or node in self.inputs
@@ -196,12 +196,11 @@ class _Splitter:
             here[node].meta = dict(node.meta)
         for (i, replaces), value in self.effects:
             effect = give_data if replaces else write
-            if value in before or value in self.inputs:
-                if not self._is_given(value):
-                    prologue.call_function(effect, (held[self.inputs[i]], held[value]))
-            else:
+            if (i, value) in late:
                 update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
                 update.meta = {"val": value_of(value), "no_grad": True}
+            elif not self._is_given(value):
+                prologue.call_function(effect, (held[self.inputs[i]], held[value]))
         critic.output(here[self.score])
         extras = self._extras(held, from_prologue)
         prologue.output(tuple(held[n] for n in from_prologue))
@@ -221,10 +220,16 @@ class _Splitter:
         """Whether the node is an input just after ``input.data = ...``."""
         if node.target is not replace_data:
             return False
-        base = node
-        while base.target is replace_data:
-            (base, _) = args_of(base)
-        return any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
+        base = _bases(node)[-1]
+        given = any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
+        return given and base not in self.read
+
+    def _read_before_written(self, used: set[fx.Node]) -> set[fx.Node]:
+        """Inputs that the critic reads as they were before a write: that has to wait for the critic."""
+        found = {self.inputs[i] for (i, _), _ in self.effects if self.inputs[i] in used}
+        for (i, _), value in self.effects:
+            found |= {self.inputs[i]} if any(base in used for base in _bases(value)) else set()
+        return found
 
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
         if self._is_given(node):
@@ -289,6 +294,15 @@ class _Splitter:
                 from_prologue.append(out)
             extras.append(("prologue", from_prologue.index(out)))
         return extras
+
+
+def _bases(node: fx.Node) -> list[fx.Node]:
+    """The values of a tensor before each replacement of its data, the first one last."""
+    found = []
+    while node.target is replace_data:
+        node = args_of(node)[0]
+        found.append(node)
+    return found
 
 
 def _copied(like: Tensor, source: Tensor) -> Tensor:

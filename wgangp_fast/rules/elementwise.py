@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, plus, register, unbroadcast
+from .registry import Rule, Site, Slots, add_rule, filled, plus, register, unbroadcast
 
 aten = torch.ops.aten
 Expression = Callable[[Site], Any]
@@ -251,7 +251,7 @@ class Divide(Rule):
         if "self" in slots:
             out["self"] = self._narrow(site, over * t["other"] * -1, "self")
         if "other" in slots:
-            inner = t.get("self")
+            inner = filled(site, "self", t["self"]) if "self" in t else None
             if "other" in t:
                 inner = plus(inner, site.output() * t["other"] * -2)
             out["other"] = self._narrow(site, over * inner * -1, "other")
@@ -308,7 +308,7 @@ class Selection(Rule):
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         out = {}
-        for slot in slots:
+        for slot in sorted(slots):
             value = unbroadcast(self.share(site, slot, g), site.shape(slot), site.result.shape)
             dtype = site.val(slot).dtype
             out[slot] = value if dtype == site.result.dtype else value.to(dtype)
@@ -317,12 +317,7 @@ class Selection(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         total = None
         for slot, tangent in t.items():
-            share = self.share(site, slot, tangent)
-            if site.shape(slot) != list(site.result.shape):
-                share = share.expand(list(site.result.shape))
-            if site.val(slot).dtype != site.result.dtype:
-                share = share.to(site.result.dtype)
-            total = plus(total, share)
+            total = plus(total, filled(site, slot, self.share(site, slot, tangent)))
         return total
 
 

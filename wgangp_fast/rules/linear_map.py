@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, cast, plus, unbroadcast
+from .registry import Rule, Site, Slots, add_rule, cast, filled, plus, unbroadcast
 
 aten = torch.ops.aten
 
@@ -309,7 +309,7 @@ class _Sum(Rule):
 
     def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
         out = {}
-        for slot in slots:
+        for slot in sorted(slots):
             scale = self._scale(site, slot)
             value = unbroadcast(g if scale == 1 else g * scale, site.shape(slot), site.result.shape)
             if site.val(slot).dtype != site.result.dtype:
@@ -319,16 +319,9 @@ class _Sum(Rule):
 
     def jvp(self, site: Site, t: Slots) -> Any:
         total: Any = None
-        shape = list(site.result.shape)
         for slot, tangent in t.items():
             scale = self._scale(site, slot)
-            total = plus(total, tangent if scale == 1 else tangent * scale)
-        if len(t) == 1:
-            (slot,) = t
-            if site.shape(slot) != shape:
-                total = total.expand(shape)
-            if site.val(slot).dtype != site.result.dtype:
-                total = total.to(site.result.dtype)
+            total = plus(total, filled(site, slot, tangent if scale == 1 else tangent * scale))
         return total
 
 

@@ -222,8 +222,15 @@ class Rule:
         return contributions
 
 
+def filled(site: Site, slot: str, value: Any) -> Any:
+    """A slot's tangent in the shape and dtype of the result."""
+    if site.shape(slot) != list(site.result.shape):
+        value = value.expand(list(site.result.shape))
+    return value if site.val(slot).dtype == site.result.dtype else value.to(site.result.dtype)
+
+
 def plus(a: Any, b: Any) -> Any:
-    """Sum in which None is a structural zero."""
+    """Sum in which None is a structural zero. Of one shape and dtype: it may be written into ``a``."""
     if a is None or b is None:
         return b if a is None else a
     return torch.add(a, b)
