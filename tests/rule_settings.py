@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wgangp_fast.rules.assignment import strided_assignment
 from wgangp_fast.rules.registry import bind, tensor_slots
 
 aten = torch.ops.aten
@@ -78,6 +79,10 @@ STAND_INS: dict[Any, Callable[..., Any]] = {
     # the library's backward kernel holds 1/6 in float32, whatever the dtype
     aten.hardsigmoid.default: lambda self: (self * float(torch.tensor(1 / 6).float()) + 0.5).clamp(0, 1),
     aten.copy.default: lambda self, src, non_blocking: src.to(self.dtype).expand_as(self),
+    # autograd's derivative of this one is wrong (torch 2.13)
+    aten.as_strided_scatter.default: lambda self, src, size, stride, storage_offset: strided_assignment(
+        self, src, size, stride, storage_offset
+    ),
 }
 
 

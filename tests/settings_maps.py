@@ -102,6 +102,11 @@ for _op, _rows in {
         (r(2, 3, 4), r(2, 2), -1, 1, 2),
         (r(4, 3).t(), r(2), 2),
     ],
+    aten.as_strided_scatter.default: [
+        (r(3, 3), r(3), [3], [4], 0),
+        (r(3, 4), r(2, 2), [2, 2], [5, 2], 1),
+        (r(2, 6), r(4), [4], [1]),
+    ],
     aten.select_scatter.default: [(r(3, 4), r(4), 0, 1), (r(3, 4), r(3), -1, -2)],
     aten.copy.default: [(r(3, 4), r(3, 4)), (r(3, 4), r(4)), (r(3, 4), r()), (r(2, 3, 4), r(3, 1))],
     aten.reflection_pad1d.default: [(r(2, 3, 5), [1, 2]), (r(3, 5), [0, 4])],

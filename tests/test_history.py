@@ -184,6 +184,7 @@ IN_PLACE: dict[str, Function] = {
     "a mask under no_grad": quietly(lambda m, x, h: h.masked_fill_(h > 1, 0.2) * 0),
     "a detached alias": changed(lambda m, x, h: h.detach().mul_(0.5) * 0),
     "data of an intermediate": changed(lambda m, x, h: h.data.clamp_(max=0.5) * 0),
+    "a diagonal": changed(lambda m, x, h: (h[:, :, None] * h[:, None]).sum(0).fill_diagonal_(0.3).mean() * h),
     "a buffer is counted up": quietly(lambda m, x, h: m.u.add_(h.mean(0)) * 0),
     "a parameter is clamped": quietly(lambda m, x, h: m.t.clamp_(-0.5, 0.5) * 0),
     "data of a parameter": changed(lambda m, x, h: m.t.data.clamp_(-0.5, 0.5).sum() * 0 + m.t),
@@ -209,6 +210,8 @@ def written_matrix(m: Any) -> Tensor:
 def diagonal_matrix(m: Any) -> Tensor:
     matrix = torch.ones(6, 6, dtype=torch.double)
     matrix.diagonal().copy_(m.t.exp())
+    matrix = matrix * m.t
+    matrix.fill_diagonal_(0.5)
     matrix[:, 2].fill_(m.p)
     return matrix
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, fx, ops
 
+from ..rules.assignment import strided_assignment
 from ..rules.registry import bind, find
 from ..rules.replace_data import replace_data, replaced
 from .effects import EFFECTS, give_data, write
@@ -237,6 +238,9 @@ class _Splitter:
             return prologue.call_function(give_data, tuple(held[n] for n in args_of(node)))
         if node.target is replace_data:
             return prologue.call_function(replaced, tuple(held[n] for n in args_of(node)))
+        if node.target is aten.as_strided_scatter.default:
+            arguments = fx.map_arg((node.args, node.kwargs), held.__getitem__)
+            return prologue.call_function(strided_assignment, *arguments)
         if node.target is aten.copy.default:  # has no derivative of its own
             like, source = args_of(node)[:2]
             return prologue.call_function(_copied, (held[like], held[source]))

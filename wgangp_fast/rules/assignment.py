@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, cast, register, unbroadcast
+from .registry import DeriveError, Rule, Site, Slots, add_rule, cast, register, unbroadcast
 
 aten = torch.ops.aten
 
@@ -44,6 +44,35 @@ add_rule(
 add_rule(
     Assignment(lambda s, g: g.diagonal(s["offset"], s["dim1"], s["dim2"])), aten.diagonal_scatter.default
 )
+
+
+@register(aten.as_strided_scatter.default)
+class StridedAssignment(Assignment):
+    """What ``fill_diagonal_`` leaves. Autograd's derivative of this operator is wrong (torch 2.13: it zeroes
+    what was not written), so no other rule may take it."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda s, g: g.contiguous().as_strided(s["size"], s["stride"], s["storage_offset"]))
+
+    def specialise(self, site: Site) -> Rule:
+        if not site.val("self").is_contiguous():
+            raise DeriveError(f"{site.op} of a tensor that is not contiguous")
+        return self
+
+    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+        return super().vjp(site, g.contiguous(), slots)
+
+    def jvp(self, site: Site, t: Slots) -> Any:
+        return super().jvp(site, {slot: value.contiguous() for slot, value in t.items()})
+
+
+def strided_assignment(
+    tensor: torch.Tensor, source: torch.Tensor, size: Any, stride: Any, offset: Any = None
+) -> torch.Tensor:
+    """``aten.as_strided_scatter`` for autograd: written in place, whose derivative is right."""
+    result = tensor.clone(memory_format=torch.contiguous_format)
+    result.as_strided(size, stride, offset or 0).copy_(source)
+    return result
 
 
 @register(aten.copy.default)
