@@ -18,10 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from wgangp_fast.rules.registry import bind, call_operator, tensor_slots
+
 #: operators that autograd differentiates wrongly (torch 2.13); rule_settings has a stand-in for it
 WRONG_IN_TORCH = {torch.ops.aten.as_strided_scatter.default}
-
-from wgangp_fast.rules.registry import bind, call_operator, tensor_slots
 
 #: calls kept of each operator, real and complex ones apart; more of them take longer and see more
 EACH = int(os.environ.get("WGANGP_FAST_SAMPLES", "2"))
