@@ -204,6 +204,14 @@ def test_a_first_call_leaves_the_state_of_one_call(
     assert compared == one_call(counting(), call)
 
 
+def test_zeros_that_autograd_hands_through_a_step_are_no_fault() -> None:
+    critic = critic_of(lambda m, x: m.b(torch.tanh(m.a(x)) * torch.round(m.g(x))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StockPathWarning)
+        penalty(critic, *samples()).backward()
+    assert all(note is not None and note.startswith("equal") for note in notes(critic))
+
+
 def notes(critic: Any) -> list[str | None]:
     kinds = capture.entry(critic).kinds.values()
     graphs = [graph for kind in kinds for reference in kind.made if (graph := reference()) is not None]
