@@ -88,6 +88,7 @@ _SUITES: Mapping[str, tuple[Column, ...]] = {
     "memory": (_PEAK, Column(f"it / {BASELINE}", _number("peak_ratio", ".2f")), Column("error", _error)),
     "compile_time": (
         Column("first call s", _number("first_call_s", ".3g")),
+        Column("not compared s", _number("first_call_unverified_s", ".3g"), optional=True),
         Column("second call s", _number("second_call_s", ".2g")),
         Column("second shape s", _number("second_shape_s", ".3g")),
     ),
