@@ -189,18 +189,24 @@ class _Splitter:
             else:
                 sources.append(("input", self.inputs.index(node)))
             here[node] = self._leaf(critic, node)
+        # In a place of its own, and the tensor itself goes on: autograd saves it, and sees later data.
         for node in body:
             if node.op == "get_attr":
                 here[node] = critic.create_node("get_attr", node.target)
                 raise CaptureError("the critic creates a tensor constant")
-            here[node] = critic.node_copy(node, here.__getitem__)
+            if self._is_given(node) and not _bases(node)[-1].meta["trains"]:
+                here[node] = critic.call_function(give_data, (here[_bases(node)[-1]], here[args_of(node)[1]]))
+            else:
+                here[node] = critic.node_copy(node, here.__getitem__)
             here[node].meta = dict(node.meta)
         for (i, replaces), value in self.effects:
             effect = give_data if replaces else write
+            if value in here and here[value].target is give_data:
+                continue
             if (i, value) in late:
                 update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
                 update.meta = {"val": value_of(value), "no_grad": True}
-            elif not self._is_given(value):
+            elif not self._given_early(value):
                 prologue.call_function(effect, (held[self.inputs[i]], held[value]))
         critic.output(here[self.score])
         extras = self._extras(held, from_prologue)
@@ -222,8 +228,10 @@ class _Splitter:
         if node.target is not replace_data:
             return False
         base = _bases(node)[-1]
-        given = any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
-        return given and base not in self.read
+        return any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
+
+    def _given_early(self, node: fx.Node) -> bool:
+        return self._is_given(node) and _bases(node)[-1] not in self.read
 
     def _read_before_written(self, used: set[fx.Node]) -> set[fx.Node]:
         """Inputs that the critic reads as they were before a write: that has to wait for the critic."""
@@ -233,7 +241,7 @@ class _Splitter:
         return found
 
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
-        if self._is_given(node):
+        if self._given_early(node):
             # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
             return prologue.call_function(give_data, tuple(held[n] for n in args_of(node)))
         if node.target is replace_data:
