@@ -154,7 +154,7 @@ VALUES: dict[str, tuple[Forward, dict[str, Any], Any]] = {
     "size": (_pool, {"i": INDEX}, _set("i", OTHER)),
     "self-loops": (_without_loops, {"e": EDGES}, _set("e", OTHER_EDGES)),
     "written in place before": (_degree, {"e": EDGES}, _set("e", torch.zeros(2, 5).long())),
-    "changed by the call": (_counts, {"n": torch.tensor(1)}, lambda c: None),
+    "changed by the call": (_counts, {"n": torch.tensor(1)}, None),
     "written from x": (_written, {"r": torch.zeros(6, dtype=torch.float64)}, None),
     "branch": (lambda c, x: c.head(x) * 3 if c.m.all() else c.head(x), {"m": MASK}, _set("m", ~MASK | MASK)),
     "comparison": (

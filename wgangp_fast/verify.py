@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checks
+from . import backend, checks
 from .frozen import reachable
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
@@ -71,7 +71,7 @@ class Verification:
         except VerificationError:
             raise
         except Exception as error:
-            if _is_out_of_memory(error) or before is None:
+            if _is_out_of_memory(error) or isinstance(error, backend.BackendError) or before is None:
                 raise
             before.restore()
             raise VerificationError(f"it raised {type(error).__name__}: {error}"[:300]) from error

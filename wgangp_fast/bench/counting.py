@@ -49,6 +49,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..engine.sweeps import differentiable
 from ..rules import Rule, Site, find, linear_map, rule_of
 from ..rules.registry import bind
 
@@ -216,9 +217,7 @@ class _Walk:
             if source in self.needed:
                 self.needed.add(node)
             return
-        if node.target in (aten.detach.default, aten.copy_.default) or not sources & (
-            self.moves | self.needed
-        ):
+        if not differentiable(node) or not sources & (self.moves | self.needed):
             return
         slots = _slots(node)
         active = frozenset(slot for slot, source in slots.items() if source in self.moves)

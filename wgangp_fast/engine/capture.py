@@ -346,7 +346,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     )
     _slot.kind = kind
     try:
-        with patch, warnings.catch_warnings(), _quiet():
+        with patch, warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
             result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
     except Seen:
@@ -361,7 +361,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without torch's own report of an operator that failed: the error raised says it."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True

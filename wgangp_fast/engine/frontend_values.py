@@ -24,6 +24,10 @@ class _Random(Exception):
     """A value would depend on torch's random numbers."""
 
 
+class _Counter(Exception):
+    """A value would be another at each call."""
+
+
 class _NoRandom(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if torch.Tag.nondeterministic_seeded in func.tags:
@@ -37,6 +41,7 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
 
     Raises:
         _Random: it depends on random numbers of torch.
+        _Counter: it is read from an input that the critic counts up.
     """
     if node.graph is not output.root_tracer.graph or torch._C._functorch.peek_interpreter_stack() is not None:
         return None
@@ -45,6 +50,8 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
     sources = [getattr(n.meta.get("grapharg"), "source", None) for n in placeholders]
     if any(not _is_constant_input(source) for source in sources):
         return None
+    if guarded and any(_writes(n) and n.args and n.args[0] in placeholders for n in needed):
+        raise _Counter
     values: dict[fx.Node, Any] = {}
     try:
         with _plain(), _NoRandom():
@@ -73,6 +80,13 @@ def known(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
             output.current_tx,
             "a random number of torch becomes a Python number, a size or a branch",
             "keep it a tensor (index with it, choose with torch.where), or draw it with Python's random",
+        )
+        return None
+    except _Counter:
+        front.blame(
+            output.current_tx,
+            "a number is read from a tensor that the critic changes at each call",
+            "keep it a tensor, or count in a float attribute (a cumulative batch norm: give it a momentum)",
         )
         return None
 

@@ -243,7 +243,8 @@ def _join(captured: Captured) -> tuple[fx.Graph, ...] | str:
     if captured.prologue is not None and any(_draws(node) for node in captured.prologue.graph.nodes):
         return "it draws random numbers for its parameters, for each batch others in stock code"
     try:
-        return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
+        with capture.quiet():
+            return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
     except Exception as error:  # what cannot be shown to be the same does not run together
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 
