@@ -135,11 +135,6 @@ def _degree(c: Any, x: Tensor) -> Tensor:
     return c.head(x).expand(-1, int(degree.max()))
 
 
-def _counts(c: Any, x: Tensor) -> Tensor:
-    c.n.add_(1)
-    return c.head(x).expand(-1, int(c.n))
-
-
 def _written(c: Any, x: Tensor) -> Tensor:
     with torch.no_grad():
         c.r.copy_(x.mean(0))
@@ -154,7 +149,6 @@ VALUES: dict[str, tuple[Forward, dict[str, Any], Any]] = {
     "size": (_pool, {"i": INDEX}, _set("i", OTHER)),
     "self-loops": (_without_loops, {"e": EDGES}, _set("e", OTHER_EDGES)),
     "written in place before": (_degree, {"e": EDGES}, _set("e", torch.zeros(2, 5).long())),
-    "changed by the call": (_counts, {"n": torch.tensor(1)}, None),
     "written from x": (_written, {"r": torch.zeros(6, dtype=torch.float64)}, None),
     "branch": (lambda c, x: c.head(x) * 3 if c.m.all() else c.head(x), {"m": MASK}, _set("m", ~MASK | MASK)),
     "comparison": (

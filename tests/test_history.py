@@ -270,11 +270,23 @@ def around(penalty: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return loss
 
 
+class Normed(nn.Module):
+    """Scales its weight in place before it uses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.b = nn.Parameter(torch.randn(4, 4)), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weight.data.div_(self.weight.data.norm() + 0.1)
+        return self.b(torch.tanh(x @ self.weight + x))
+
+
 def spectral() -> nn.Module:
     return nn.Sequential(Spectral(nn.Linear(4, 8)), nn.LeakyReLU(0.2), Spectral(nn.Linear(8, 1)))
 
 
-@pytest.mark.parametrize("build", [spectral, Centred])
+@pytest.mark.parametrize("build", [spectral, Centred, Normed])
 @pytest.mark.parametrize("loss", ["penalty", "whole"])
 def test_replaced_data(loss: str, build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

@@ -194,14 +194,15 @@ class _Splitter:
             if node.op == "get_attr":
                 here[node] = critic.create_node("get_attr", node.target)
                 raise CaptureError("the critic creates a tensor constant")
-            if self._is_given(node) and not _bases(node)[-1].meta["trains"]:
-                here[node] = critic.call_function(give_data, (here[_bases(node)[-1]], here[args_of(node)[1]]))
+            effect = self._effect_of(node)
+            if effect is not None and not _bases(node)[-1].meta["trains"]:
+                here[node] = critic.call_function(effect, (here[_bases(node)[-1]], here[args_of(node)[1]]))
             else:
                 here[node] = critic.node_copy(node, here.__getitem__)
             here[node].meta = dict(node.meta)
         for (i, replaces), value in self.effects:
             effect = give_data if replaces else write
-            if value in here and here[value].target is give_data:
+            if value in here and here[value].target in EFFECTS:
                 continue
             if (i, value) in late:
                 update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
@@ -223,15 +224,18 @@ class _Splitter:
         leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
         return leaf
 
-    def _is_given(self, node: fx.Node) -> bool:
-        """Whether the node is an input just after ``input.data = ...``."""
+    def _effect_of(self, node: fx.Node) -> Any:
+        """The write that makes the node of an input, if it is the input just after its data were changed."""
         if node.target is not replace_data:
-            return False
+            return None
         base = _bases(node)[-1]
-        return any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
+        found = [
+            give_data if replaces else write for (i, replaces), _ in self.effects if self.inputs[i] is base
+        ]
+        return found[0] if found else None
 
     def _given_early(self, node: fx.Node) -> bool:
-        return self._is_given(node) and _bases(node)[-1] not in self.read
+        return self._effect_of(node) is not None and _bases(node)[-1] not in self.read
 
     def _read_before_written(self, used: set[fx.Node]) -> set[fx.Node]:
         """Inputs that the critic reads as they were before a write: that has to wait for the critic."""
@@ -243,7 +247,8 @@ class _Splitter:
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
         if self._given_early(node):
             # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
-            return prologue.call_function(give_data, tuple(held[n] for n in args_of(node)))
+            base, data = _bases(node)[-1], args_of(node)[1]
+            return prologue.call_function(self._effect_of(node), (held[base], held[data]))
         if node.target is replace_data:
             return prologue.call_function(replaced, tuple(held[n] for n in args_of(node)))
         if node.target is aten.as_strided_scatter.default:
