@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -143,7 +144,7 @@ def _together(
     stock = _Stock(scored(critic, asked.output), lambda_gp, asked, plan.score_cut[0] if plan.draws else None)
     result, refusal = trusted(
         lambda: CriticLossFunction.apply(call, *points, *leaves),
-        watch, critic, plan, lambda *p: stock(*p), lambda: (*given, weights), whole_loss=True,
+        watch, critic, plan, stock, lambda: (*given, weights), whole_loss=True,
     )  # fmt: skip
     if refusal is not None:
         refusal.note()
@@ -151,18 +152,21 @@ def _together(
     return CriticLossOutput(*result)
 
 
-class _Stock(NamedTuple):
+@dataclass
+class _Stock:
     """The loss by stock code, to compare with: ``(real, fake, alpha) -> `` scalar.
 
     Attributes:
         at_once: the samples' dimension of the score of all rows in one batch, since the plan draws random
             numbers for all together; None: a pass for each of the three.
+        scale: size of the terms, whose difference may be far smaller.
     """
 
     score: Callable[[Tensor], Tensor]
     lambda_gp: float
     asked: _Asked
     at_once: int | None
+    scale: float = 0.0
 
     def __call__(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         weight = alpha.view(-1, *[1] * (real.dim() - 1))
@@ -181,6 +185,7 @@ class _Stock(NamedTuple):
             of_real, of_fake = self.score(real), self.score(fake)
             norms = reference.penalty_norms(self.score, real, fake, weight)
         penalty = reference.penalty_of_norm(norms, asked.target, asked.one_sided).mean()
+        self.scale = float(of_real.abs().mean() + of_fake.abs().mean())
         return of_fake.mean() - of_real.mean() + self.lambda_gp * penalty
 
 

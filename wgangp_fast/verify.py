@@ -262,7 +262,8 @@ class _Comparison:
         spread = self._spread(stock)
         for i in off:
             difference, size = _norm(mine[i], stock[i]), _norm(stock[i])
-            if not difference <= 4 * spread[i] + self.tolerance * size:
+            scale = size + (self._terms() if i == 0 else 0.0)
+            if not difference <= 4 * spread[i] + self.tolerance * scale:
                 size = max(size, 1e-30)
                 raise VerificationError(
                     f"{self._name(i)} differs by {difference / size:.1e}, where points moved by rounding "
@@ -316,11 +317,15 @@ class _Comparison:
         worst, off = 0.0, []
         for i, (a, b) in enumerate(zip(mine, stock)):
             difference, size = _norm(a, b), _norm(b)
-            scale = size if i == 0 else size + 0.01 * whole
+            scale = size + (self._terms() if i == 0 else 0.01 * whole)
             if not difference <= self.tolerance * scale:  # also where it is NaN
                 off.append(i)
             worst = max(worst, difference / scale if scale else difference)
         return worst, off
+
+    def _terms(self) -> float:
+        """Size of the terms of which the value is the difference (a loss may be near zero)."""
+        return float(getattr(self.stock, "scale", 0.0))
 
     def _spread(self, stock: list[Tensor | None]) -> list[float]:
         """How far the stock code's own numbers move when its points move by a few roundings: a unit at the
