@@ -282,11 +282,24 @@ class Normed(nn.Module):
         return self.b(torch.tanh(x @ self.weight + x))
 
 
+class Fading(nn.Module):
+    """Counts a buffer down behind autograd's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(4))
+        self.a, self.b = nn.Parameter(torch.randn(4)), nn.Linear(4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.data.mul_(0.9)
+        return self.b(torch.tanh((x * self.scale + self.a) ** 2))
+
+
 def spectral() -> nn.Module:
     return nn.Sequential(Spectral(nn.Linear(4, 8)), nn.LeakyReLU(0.2), Spectral(nn.Linear(8, 1)))
 
 
-@pytest.mark.parametrize("build", [spectral, Centred, Normed])
+@pytest.mark.parametrize("build", [spectral, Centred, Normed, Fading])
 @pytest.mark.parametrize("loss", ["penalty", "whole"])
 def test_replaced_data(loss: str, build: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ was, also where it is made through a view or a detached alias.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -29,8 +29,9 @@ class RecordHistory(TorchDispatchMode):
     gradients on, so that the grad mode of the reader does not decide the derivative of what it reads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, inputs: Iterable[Any]) -> None:
         super().__init__()
+        self.inputs = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
         self.roots: dict[
             Any, Tensor
         ] = {}  # storage -> the first tensor seen of it, of which the others are views
@@ -63,7 +64,8 @@ class RecordHistory(TorchDispatchMode):
         result = func(*args, **kwargs)
         for key, root in roots.items():
             self._refresh(root)
-            if given_data or (not tracked and (root.requires_grad or any(t.requires_grad for t in changed))):
+            saved = root.requires_grad or any(root is tensor for tensor in self.inputs)
+            if given_data or (not tracked and (saved or any(t.requires_grad for t in changed))):
                 self._keep_history(root, before[key])
         for tensor in changed:
             if isinstance(tensor, FunctionalTensor):

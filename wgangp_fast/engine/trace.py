@@ -90,7 +90,7 @@ def trace(
         with FunctionalTensorMode():
             wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
             results = []
-            with RecordHistory() as history:
+            with RecordHistory(wrapped) as history:
                 scored = lines.run(*wrapped)
             for result in scored:
                 if isinstance(result, Tensor):
