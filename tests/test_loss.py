@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
-from zoo import ZOO, Critic
+from zoo import ZOO, Critic, rows
 
 import wgangp_fast
 from wgangp_fast import CriticLoss, CriticLossOutput, backend, critic_loss
@@ -173,6 +173,18 @@ def test_forward_units(act: Callable[[], nn.Module], norm: bool, units: float) -
     spared = (units - 8) * per_unit["first"] + (units - 8) * per_unit["last"]
     spared -= per_unit["first"] if units == 12 else 0
     assert counter.get_total_flops() == units * first.get_total_flops() - spared
+
+
+def test_explain_shows_the_plan_of_the_whole_loss() -> None:
+    critic = conv(nn.ReLU)
+    explained = wgangp_fast.explain(critic, torch.randn(4, 2, 8, 8), loss=True)
+    assert explained.path == "engine"
+    assert not explained.apart
+    assert explained.rows[0].shape == (4, 8, 4, 4)
+    batch = wgangp_fast.explain(
+        rows(nn.ReLU, lambda: nn.BatchNorm1d(8)).double(), torch.randn(4, 6).double(), loss=True
+    )
+    assert "changes buffers" in batch.apart
 
 
 class _Calls(TorchDispatchMode):

@@ -149,12 +149,10 @@ def explain(
     try:
         with torch.enable_grad():
             if loss:
-                whole = torch.cat([x.detach()] * 3).requires_grad_()
-                bound = joint.bind(bare, output, points, whole)
+                bound = joint.bind(bare, output, points, points.detach())
                 if isinstance(bound, capture.Binding):
                     found = planned(bound, wants_x=False, how=how, joint=True)
-                    batch = whole.unflatten(0, (3, -1)) if found.mapped else whole
-                    return _explain(found, batch, bound.leaves, subject, apart)
+                    return _explain(found, torch.cat([x] * 3), bound.leaves, subject, apart)
                 apart = bound
             binding = capture.bind(bare, output, points)
             found = planned(binding, wants_x=False, how=how)

@@ -185,7 +185,7 @@ class _Stock:
             of_real, of_fake = self.score(real), self.score(fake)
             norms = reference.penalty_norms(self.score, real, fake, weight)
         penalty = reference.penalty_of_norm(norms, asked.target, asked.one_sided).mean()
-        self.scale = float(of_real.abs().mean() + of_fake.abs().mean())
+        self.scale = float((of_real.abs().mean() + of_fake.abs().mean()).detach())
         return of_fake.mean() - of_real.mean() + self.lambda_gp * penalty
 
 
