@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from penalty_checks import assert_same, build, compare, penalty, points
-from torch import nn
+from torch import Tensor, nn
 from zoo import IMAGE, ROWS, Critic, image, rows
 
 import wgangp_fast
@@ -299,3 +299,37 @@ def test_what_cannot_be_captured_runs_as_stock_code(name: str) -> None:
     assert_same(
         penalty(critic, batch, "auto", seed=1), penalty(other, batch, "ref", seed=1)
     )  # no second warning
+
+
+class PartlyWide(nn.Module):
+    """A part of it runs without autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 16), nn.Linear(16, 16), nn.Linear(16, 1)
+        self.w = nn.Parameter(torch.randn(16, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.a(x))
+        with torch.autocast("cpu", enabled=False):
+            h = torch.tanh(self.b(h.float()) @ (self.w @ self.w.t()) / 16)
+        return self.c(h)
+
+
+@pytest.mark.parametrize("backward_inside", [False, True])
+def test_a_part_without_autocast_stays_without(backward_inside: bool) -> None:
+    critic, outcomes = PartlyWide(), []
+    real, fake, alpha = torch.randn(8, 4), torch.randn(8, 4), torch.rand(8)
+    for impl in ("ref", "auto"):
+        critic.zero_grad()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", StockPathWarning)
+            with torch.autocast("cpu", torch.bfloat16):
+                value = wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, impl=impl)
+                if backward_inside:
+                    value.backward()
+        if not backward_inside:
+            value.backward()
+        outcomes.append([value.detach(), *(p.grad for p in critic.parameters() if p.grad is not None)])
+    for stock, ours in zip(*outcomes):
+        assert float((stock - ours).norm()) <= 0.05 * float(stock.norm()) + 1e-6

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
@@ -92,6 +93,14 @@ def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, 
         dtype = torch.promote_types(dtype, alpha.dtype)
         alpha = alpha.to(dtype)
     return real.to(dtype), fake.to(dtype), alpha
+
+
+def as_traced(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Around captured code: its casts are written in it, so autocast, where it is on, must add none (a part
+    of the critic may have run without it)."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def capturing(device: torch.device) -> bool:

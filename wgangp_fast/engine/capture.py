@@ -26,7 +26,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, fx
 
-from .. import wrappers
+from .. import checks, wrappers
 from .derive import derive
 from .errors import CaptureError, NotNow
 from .frontend import FrontEnd
@@ -430,7 +430,8 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
         look = getattr(_slot, "look", None)
         if look is not None:
             look(captured, inputs)
-        computed = prologue.forward(*inputs) if prologue is not None else ()
+        with checks.as_traced(inputs[captured.x_index].device):
+            computed = prologue.forward(*inputs) if prologue is not None else ()
         banks = {"input": inputs, "prologue": computed}
         _slot.binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))
         return tuple([SCORE if bank == "score" else banks[bank][i] for bank, i in extras])

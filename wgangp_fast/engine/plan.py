@@ -127,7 +127,8 @@ class Plan:
 
         A joint plan takes ``[3N, ...]`` and gives (input gradient ``[N, ...]``, all scores) for the first.
         """
-        gradient, *saved = self._forward(x, *leaves)
+        with checks.as_traced(x.device):
+            gradient, *saved = self._forward(x, *leaves)
         if self._all_tensors:
             return gradient, saved, []
         return gradient, [saved[i] for i in self._tensors], [saved[i] for i in self._numbers]
@@ -148,7 +149,11 @@ class Plan:
             values = iter(numbers)
             saved[:] = [next(tensors if is_tensor else values) for is_tensor in self.sweeps.saved_is_tensor]
             del tensors
-        of_x, *found = self._backward(seed.pop(), saved)
+        first = seed[0][0] if isinstance(seed[0], tuple) else seed[0]
+        context = checks.as_traced(first.device)
+        del first
+        with context:
+            of_x, *found = self._backward(seed.pop(), saved)
         return of_x, self.complete(dict(zip(self.wanted, found)))
 
     def cotangent(self, shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:

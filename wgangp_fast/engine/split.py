@@ -69,11 +69,6 @@ class Captured:
         """All nodes, those of the prologue first."""
         return [*(self.prologue.graph.nodes if self.prologue is not None else ()), *self.critic.nodes]
 
-    def bound(self, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The leaves' values, from the values of Dynamo's inputs; runs the prologue."""
-        computed = self.prologue.forward(*inputs) if self.prologue is not None else ()
-        return tuple([(inputs if bank == "input" else computed)[i] for bank, i in self.leaf_sources])
-
     def changes_state(self) -> bool:
         """Whether a call updates buffers (running statistics, the vectors of spectral norm)."""
         return _has_effects(self.critic) or (self.prologue is not None and _has_effects(self.prologue.graph))
