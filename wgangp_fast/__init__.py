@@ -8,6 +8,7 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 
 from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
 from .backend import BackendError
+from .engine.errors import ManyCapturesWarning
 from .executors import ExecutorChoice, choose_executor
 from .explain import Explanation, explain
 from .frozen import GraphError
@@ -32,6 +33,7 @@ __all__ = [
     "GraphError",
     "GraphedCriticStep",
     "GraphedStep",
+    "ManyCapturesWarning",
     "StockPathWarning",
     "choose_executor",
     "critic_loss",

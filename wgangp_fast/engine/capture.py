@@ -28,7 +28,7 @@ from torch import Tensor, fx
 
 from .. import checks, wrappers
 from .derive import derive
-from .errors import CaptureError, NotNow
+from .errors import CaptureError, ManyCapturesWarning, NotNow
 from .frontend import FrontEnd
 from .frontend_draws import NONE
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
@@ -49,10 +49,6 @@ SCORE = object()  # what the backend returns in place of the score
 MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
 MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
 _slot = threading.local()
-
-
-class ManyCapturesWarning(UserWarning):
-    """The critic is captured again and again; the message says why, and what happens at last."""
 
 
 class _Miss(Exception):

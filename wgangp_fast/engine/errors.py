@@ -1,4 +1,4 @@
-"""Why a critic is not captured."""
+"""Why a critic is not captured, and the warning before that."""
 
 from __future__ import annotations
 
@@ -15,3 +15,7 @@ class CaptureError(Exception):
 
 class NotNow(CaptureError):
     """Something around this call, not the critic, stands in the way of a capture."""
+
+
+class ManyCapturesWarning(UserWarning):
+    """The critic is captured again and again; the message says why, and what happens at last."""
