@@ -18,7 +18,7 @@ from torch import Tensor, nn
 def known() -> dict[str, Any]:
     """Operators by name, from torch's table of them."""
     try:
-        import expecttest  # noqa: F401
+        import expecttest  # noqa: F401 - only whether it is there
     except ImportError:  # the table's module asks for it, and takes one name out of it
         stand_in: Any = types.ModuleType("expecttest")
         stand_in.TestCase, stand_in.assert_expected_inline = unittest.TestCase, None

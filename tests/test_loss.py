@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-import zoo_deep  # noqa: F401  (enters its critics into the zoo)
+import zoo_deep  # noqa: F401 - enters its critics into the zoo
 from penalty_checks import Outcome, assert_same, build, points
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
