@@ -2,8 +2,9 @@
 
 One seed is one critic, on every machine (with operators of this torch's own table). Prints each failure with
 its smallest program, and the totals: how many were wrong, how many raised what stock code does not, how many
-ran on the stock path and why. The engine is judged alone: the check of a critic's first call is off
-(``--verify first`` has it on, to count its false alarms).
+ran on the stock path and why. The engine is judged alone: the check of a critic's first call is off.
+``--alarms float32|bfloat16|float64`` has it on instead, counts the critics it finds fault with, and judges
+each of them in float64 without it: right there is a false alarm.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import gc
 import itertools
 import json
@@ -37,7 +39,9 @@ from fuzz_truth import FIRST, SCENARIOS, Batch, Ours, Outcome, Stock, difference
 
 GROUPS = fuzz_layers.groups() | fuzz_blocks.blocks()
 OPERATORS = {"Elementwise": fuzz_operators.Elementwise, "Sample": fuzz_operators.Sample}
-FAILED = ("wrong", "none", "crash")
+FAILED = ("wrong", "none", "crash", "alarm")
+ALARMS = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.float32}
+FOUND_FAULT = "compared with the stock code"
 CHUNK = 200  # critics in one process: what Dynamo keeps of each does not pile up
 
 
@@ -47,22 +51,22 @@ class Result:
 
     seed: int
     scenario: str
-    verdict: str  # right, wrong, none (None for zeros), crash, unstable
+    verdict: str  # right, wrong, none (None for zeros), crash, unstable, alarm
     detail: str = ""
     path: str = "engine"  # or why not
     program: str = ""
 
 
-def critic_of(seed: int) -> tuple[Any, Batch, list[str]]:
+def critic_of(seed: int, dtype: torch.dtype = torch.float64) -> tuple[Program, Batch, list[str]]:
     """The first critic drawn from this seed that stock code can run, its points, and what is called of it."""
     rng = random.Random(f"critic {seed}")
     for _ in range(200):
         program = draw(rng, GROUPS, fuzz_layers.HEADS, fuzz_operators.block)
-        program = dataclasses.replace(program, more=OPERATORS)
+        program = dataclasses.replace(program, more=OPERATORS, dtype=dtype)
         chosen = [*FIRST, rng.choice([name for name in SCENARIOS if name not in FIRST])]
         if program.random:  # a critic loss draws once for all rows
             chosen = [name for name in chosen if not any(word in name for word in ("loss", "step", "modes"))]
-        batch = points(program.shape)
+        batch = points(program.shape, dtype)
         with contextlib.suppress(Exception):
             critic = program.build()
             if all(_usable(outcome(Stock, critic, batch, scenario)) for scenario in chosen):
@@ -162,6 +166,44 @@ def examine(seed: int, smallest: bool = True) -> list[Result]:
         return results
 
 
+def examine_alarms(seed: int, precision: str) -> list[Result]:
+    """Whether the check of the first calls finds fault with a critic in this precision."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
+        with autocast:
+            program, batch, chosen = critic_of(seed, ALARMS[precision])
+        critic, results = program.build(), []
+        for scenario in chosen:
+            try:
+                with autocast:
+                    reasons = outcome(Ours, critic, batch, scenario).reasons
+            except Exception as error:
+                results.append(Result(seed, scenario, "crash", f"{type(error).__name__}: {error}"[:300]))
+                continue
+            path = short(reasons[0]) if reasons else "engine"
+            alarms = [reason for reason in reasons if FOUND_FAULT in reason]
+            if not alarms:
+                results.append(Result(seed, scenario, "right", path=path))
+                continue
+            detail = alarms[0].split(FOUND_FAULT)[-1].split("Remedy:")[0]
+            results.append(Result(seed, scenario, "alarm", f"{_alone(program, scenario)}: {detail}", path))
+            results[-1].program = program.source()
+        return results
+
+
+def _alone(program: Program, scenario: str) -> str:
+    """The verdict on the engine without the check, in float64."""
+    exact = dataclasses.replace(program, dtype=torch.float64)
+    before, os.environ["WGANGP_FAST_VERIFY"] = os.environ["WGANGP_FAST_VERIFY"], "never"
+    try:
+        return Pair(exact, points(exact.shape)).judge(scenario)[0] + " in float64"
+    except Exception as error:
+        return f"{type(error).__name__} in float64"
+    finally:
+        os.environ["WGANGP_FAST_VERIFY"] = before
+
+
 def totals(results: list[Result]) -> str:
     verdicts = collections.Counter(r.verdict for r in results)
     critics = len({r.seed for r in results})
@@ -174,9 +216,8 @@ def totals(results: list[Result]) -> str:
     return "\n".join(lines)
 
 
-def _chunk(first: int, count: int, smallest: bool, note: Callable[[Result], None]) -> None:
+def _chunk(first: int, count: int, options: list[str], note: Callable[[Result], None]) -> None:
     """A range of seeds in a process of its own; what ends the process is a crash of the seed it was at."""
-    options = ["--verify", os.environ["WGANGP_FAST_VERIFY"], *([] if smallest else ["--no-shrink"])]
     command = [sys.executable, __file__, "--range", str(first), str(count), *options]
     last = first - 1
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -188,14 +229,14 @@ def _chunk(first: int, count: int, smallest: bool, note: Callable[[Result], None
     if process.returncode:
         note(Result(last + 1, "process", "crash", f"the process ended with {process.returncode}"))
         if last + 2 < first + count:
-            _chunk(last + 2, first + count - last - 2, smallest, note)
+            _chunk(last + 2, first + count - last - 2, options, note)
 
 
-def _range(first: int, count: int, smallest: bool) -> None:
+def _range(first: int, count: int, examined: Callable[[int], list[Result]]) -> None:
     torch.set_num_threads(1)
     for seed in range(first, first + count):
         try:
-            found = examine(seed, smallest)
+            found = examined(seed)
         except Exception as error:
             found = [Result(seed, "drawing", "crash", f"{type(error).__name__}: {error}"[:300])]
         for result in found:
@@ -213,13 +254,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", default=os.devnull, help="a file for all results, a line of JSON each")
     parser.add_argument("--no-shrink", action="store_true", help="report failures as drawn")
     parser.add_argument("--show", action="store_true", help="print the programs of these seeds, run nothing")
-    parser.add_argument("--verify", choices=("first", "always", "never"), default="never")
+    parser.add_argument("--alarms", choices=ALARMS, help="count the first calls that their check finds wrong")
     parser.add_argument("--range", type=int, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
-    os.environ["WGANGP_FAST_VERIFY"] = asked.verify
+    os.environ["WGANGP_FAST_VERIFY"] = "first" if asked.alarms else "never"
+    examined = functools.partial(examine, smallest=not asked.no_shrink)
+    if asked.alarms:
+        examined = functools.partial(examine_alarms, precision=asked.alarms)
     if asked.range:
-        _range(*asked.range, not asked.no_shrink)
+        _range(*asked.range, examined)
         return 0
+    options = [*(["--no-shrink"] if asked.no_shrink else []), *(["--alarms", asked.alarms] if asked.alarms else [])]
     if asked.show:
         for seed in range(asked.seed, asked.seed + asked.count):
             print(f"seed {seed}\n{critic_of(seed)[0].source()}\n")
@@ -240,7 +285,7 @@ def main(argv: list[str] | None = None) -> int:
         open(asked.out, "w", encoding="utf-8") as out,
         concurrent.futures.ThreadPoolExecutor(asked.jobs) as pool,
     ):
-        for future in [pool.submit(_chunk, *chunk, not asked.no_shrink, note) for chunk in chunks]:
+        for future in [pool.submit(_chunk, *chunk, options, note) for chunk in chunks]:
             future.result()
             print(f"{time.time() - begun:.0f} s: {totals(results)}\n", flush=True)
     return int(any(r.verdict in FAILED for r in results))

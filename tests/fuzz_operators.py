@@ -36,6 +36,8 @@ def known() -> dict[str, Any]:
         "multi_head",
         "exponential",
     )
+    # torch's own derivative of it is wrong: shared memory between the rows of an output is counted once a row
+    wrong = ("as_strided_scatter",)
     slow = ("ctc", "pool3d", "conv3d", "conv_transpose3d", "lobpcg", "segment", "grid_sampler", "sparse")
     return {
         f"{op.name}{'/' + op.variant_test_name if op.variant_test_name else ''}": op
@@ -43,7 +45,7 @@ def known() -> dict[str, Any]:
         if op.supports_autograd
         and op.supports_gradgrad
         and torch.float64 in op.dtypes
-        and not any(word in op.name for word in (*drawn, *slow))
+        and not any(word in op.name for word in (*drawn, *slow, *wrong))
     }
 
 

@@ -84,12 +84,14 @@ class Program:
         shape: of a batch.
         steps: the forward pass; the last one writes ``score``.
         random: whether it draws random numbers.
+        dtype: what it computes in; complex numbers are as wide.
         more: what its lines name besides torch.
     """
 
     shape: Shape
     steps: tuple[Step, ...]
     random: bool = False
+    dtype: torch.dtype = torch.float64
     more: dict[str, Any] = field(default_factory=dict, compare=False)
 
     def source(self) -> str:
@@ -100,7 +102,8 @@ class Program:
         lines += [f"    def forward(self, x):  # {list(self.shape)}"]
         lines += ["        n = x.shape[0]"] if re.search(r"\bn\b", text) else []
         lines += [f"        {line}" for line in text.splitlines()]
-        return "\n".join([*lines, "        return score"])
+        source = "\n".join([*lines, "        return score"])
+        return source.replace("torch.complex128", str(self.dtype.to_complex()))
 
     def build(self) -> nn.Module:
         """The same critic every time."""
@@ -111,7 +114,7 @@ class Program:
         exec(compile(source, name, "exec"), scope)
         state = torch.get_rng_state()
         before = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
+        torch.set_default_dtype(self.dtype)
         try:
             torch.manual_seed(1)
             return scope["Critic"]()

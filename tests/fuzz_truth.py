@@ -172,10 +172,11 @@ class Outcome:
         return all(t is None or bool(torch.isfinite(t).all()) for t in tensors)
 
 
-def points(shape: tuple[int, ...]) -> Batch:
+def points(shape: tuple[int, ...], dtype: torch.dtype = torch.float64) -> Batch:
     generator = torch.Generator().manual_seed(5)
     real, fake = (torch.randn(shape, dtype=torch.float64, generator=generator) for _ in range(2))
-    return real, fake * 0.8 + 0.3, torch.rand(shape[0], dtype=torch.float64, generator=generator)
+    alpha = torch.rand(shape[0], dtype=torch.float64, generator=generator)
+    return real.to(dtype), (fake * 0.8 + 0.3).to(dtype), alpha.to(dtype)
 
 
 def outcome(calls: Calls, critic: nn.Module, batch: Batch, scenario: str) -> Outcome:
