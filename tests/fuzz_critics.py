@@ -264,7 +264,8 @@ def main(argv: list[str] | None = None) -> int:
     if asked.range:
         _range(*asked.range, examined)
         return 0
-    options = [*(["--no-shrink"] if asked.no_shrink else []), *(["--alarms", asked.alarms] if asked.alarms else [])]
+    options = ["--no-shrink"] if asked.no_shrink else []
+    options += ["--alarms", asked.alarms] if asked.alarms else []
     if asked.show:
         for seed in range(asked.seed, asked.seed + asked.count):
             print(f"seed {seed}\n{critic_of(seed)[0].source()}\n")

@@ -281,6 +281,48 @@ def test_a_kink_is_no_fault() -> None:
         assert all(note is not None and note.startswith("equal") for note in notes(critic))
 
 
+class Decaying(nn.Module):
+    """Its forward pass changes a parameter that the backward pass needs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 1)
+        self.gain = nn.Parameter(torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.tanh(self.first(x))
+        with torch.no_grad():
+            self.gain.mul_(0.9)
+        return self.last(h * self.gain)
+
+
+def test_a_changed_parameter_is_no_fault() -> None:
+    """Stock's run changes it once more while the plan's backward pass is still to come."""
+    torch.manual_seed(0)
+    critic = Decaying().double()
+    twin = copy.deepcopy(critic)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StockPathWarning)
+        penalty(critic, *samples()).backward()
+    stock_penalty(twin, *samples()).backward()
+    assert all(note is not None and note.startswith("equal") for note in notes(critic))
+    for mine, theirs in zip(critic.parameters(), twin.parameters()):
+        torch.testing.assert_close(mine, theirs)
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
+def test_casts_of_autocast_in_the_backward_pass_are_no_fault() -> None:
+    """Autocast casts the products of stock's first backward pass too, where none was cast before."""
+    torch.manual_seed(0)
+    critic = critic_of(lambda m, x: torch.logsumexp(m.mix(x, x), 1)).float()
+    critic.mix = nn.Bilinear(4, 4, 4)
+    real, fake, alpha = (v.float() for v in samples())
+    with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16):
+        warnings.simplefilter("error", StockPathWarning)
+        penalty(critic, real, fake, alpha).backward()
+    assert all(note is not None and note.startswith("equal") for note in notes(critic))
+
+
 @pytest.fixture(autouse=True)
 def _fresh() -> Iterator[None]:
     """Faults are planted in rules: no plan may outlive its test."""

@@ -41,11 +41,12 @@ class Verification:
 
     Args:
         critic, output: as the caller gave them, unwrapped.
+        device: of the points.
         due: asked about the captured graph before anything of it runs: whether this call is compared.
     """
 
-    def __init__(self, critic: Any, output: Any, due: Callable[[Any], bool]) -> None:
-        self.critic, self.output, self.due = critic, output, due
+    def __init__(self, critic: Any, output: Any, device: torch.device, due: Callable[[Any], bool]) -> None:
+        self.critic, self.output, self.device, self.due = critic, output, device, due
         self.before: _State | None = None
         self.captured: Any = None
         self.kinds: set[torch.dtype] = set()  # floating dtypes that the critic computes in
@@ -58,6 +59,8 @@ class Verification:
             self.captured = captured
             values = [node.meta.get("val") for node in captured.nodes()]
             self.kinds = {v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()}
+            if torch.is_autocast_enabled(self.device.type):  # stock's first backward pass has its casts too
+                self.kinds.add(torch.get_autocast_dtype(self.device.type))
             self.inputs = tuple(v for i, v in enumerate(inputs) if i != captured.x_index)
             written = [inputs[i] for i in captured.written]
             self.before = _State(_modules(self.critic, self.output), written)
@@ -121,7 +124,7 @@ def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verificat
         plan = captured.plans.get(key)
         return chosen == "always" or plan is None or plan.verified is None
 
-    return Verification(critic, output, due)
+    return Verification(critic, output, device, due)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -171,6 +174,12 @@ class _State:
     def again(self) -> _State:
         """The same things, as they are now."""
         return _State(self.modules, self.written)
+
+    def versions_kept(self) -> torch.autograd.grad_mode._unsafe_preserve_version_counter:
+        """Around calls of the stock code that change tensors as the plan's call did: what the plan saved for
+        its backward pass counts as unchanged, since :meth:`restore` puts the numbers back."""
+        tensors = tuple(t for t, _, _ in self.tensors if not t.is_inference())
+        return torch.autograd.grad_mode._unsafe_preserve_version_counter(tensors)
 
     def restore(self) -> None:
         for module, attributes, buffers in self.attributes:
@@ -238,10 +247,11 @@ class _Comparison:
         Raises:
             VerificationError: the numbers differ.
         """
-        self.before.restore()
-        theirs = self._of_stock(self.points)
-        self.targets = self._targets(theirs)
-        stock = self._gradients(theirs, self.points)
+        with self.before.versions_kept():
+            self.before.restore()
+            theirs = self._of_stock(self.points)
+            self.targets = self._targets(theirs)
+            stock = self._gradients(theirs, self.points)
         try:
             mine = self._gradients(self.ours, self.points)
         except RuntimeError as error:
@@ -259,7 +269,8 @@ class _Comparison:
         worst, off = self._differences(mine, stock)
         if not off:
             return f"equal to the stock code's, to {worst:.0e}"
-        spread = self._spread(stock)
+        with self.before.versions_kept():
+            spread = self._spread(stock)
         for i in off:
             difference, size = _norm(mine[i], stock[i]), _norm(stock[i])
             scale = size + (self._terms() if i == 0 else 0.0)
