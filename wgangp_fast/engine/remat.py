@@ -30,8 +30,8 @@ STEPS, TRIED = 400, 6
 #: one in so many candidates is taken in one step, where there are many
 SHARE = 12
 
-#: bytes that are not worth a call unless it was asked for
-SMALL = 1 << 20
+#: a peak in bytes that is not worth a search, which takes seconds for a deep critic, unless it was asked for
+SMALL = 16 << 20
 #: rounds of repeats and reordering
 ROUNDS = 3
 #: a difference of peaks that is worth no call
