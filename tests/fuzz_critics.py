@@ -143,11 +143,14 @@ def shrink(program: Program, batch: Batch, scenario: str, verdict: str, budget: 
     return program
 
 
-def examine(seed: int, smallest: bool = True) -> list[Result]:
-    """All scenarios of one critic; the first that fails gives the smallest program."""
+def examine(seed: int, smallest: bool = True, calls: int = len(FIRST) + 1) -> list[Result]:
+    """``calls`` scenarios of one critic, the penalty among them; the first that fails gives the smallest
+    program."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program, batch, chosen = critic_of(seed)
+        if calls < len(chosen):
+            chosen = [chosen[0], *random.Random(seed).sample(chosen[1:], calls - 1)]
         results: list[Result] = []
         pair = Pair(program, batch)
         for scenario in chosen:
@@ -252,19 +255,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="the first")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--out", default=os.devnull, help="a file for all results, a line of JSON each")
+    parser.add_argument("--calls", type=int, default=len(FIRST) + 1, help="what is called of each critic")
     parser.add_argument("--no-shrink", action="store_true", help="report failures as drawn")
     parser.add_argument("--show", action="store_true", help="print the programs of these seeds, run nothing")
     parser.add_argument("--alarms", choices=ALARMS, help="count the first calls that their check finds wrong")
     parser.add_argument("--range", type=int, nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
     os.environ["WGANGP_FAST_VERIFY"] = "first" if asked.alarms else "never"
-    examined = functools.partial(examine, smallest=not asked.no_shrink)
+    examined = functools.partial(examine, smallest=not asked.no_shrink, calls=asked.calls)
     if asked.alarms:
         examined = functools.partial(examine_alarms, precision=asked.alarms)
     if asked.range:
         _range(*asked.range, examined)
         return 0
-    options = ["--no-shrink"] if asked.no_shrink else []
+    options = ["--calls", str(asked.calls), *(["--no-shrink"] if asked.no_shrink else [])]
     options += ["--alarms", asked.alarms] if asked.alarms else []
     if asked.show:
         for seed in range(asked.seed, asked.seed + asked.count):
