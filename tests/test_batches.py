@@ -43,7 +43,9 @@ def _along(h: Tensor, d: int) -> Tensor:
         h.index_select(d, order), torch.zeros_like(h).scatter(d, places, h), h.scatter(d, places, 2.0),
         h.scatter_add(d, places, h), h.index_add(d, order, h), torch.fft.fft(h, dim=d).abs(),
         h.select(d, 1).unsqueeze(d).expand_as(h), h.slice_scatter(h.narrow(d, 0, 2) * 2, d, 1, 3),
-        h.select_scatter(h.select(d, 0) * 3, d, 1), torch.cat([h, h * 2], d).narrow(d, 1, size),
+        h.select_scatter(h.select(d, 0) * 3, d, 1), h.index_copy(d, order[:2], h.narrow(d, 0, 2) * 3),
+        h.index_fill(d, order[:2], 2.0),
+        h.diagonal_scatter(h.diagonal(0, d, (d + 1) % 3) * 2, 0, d, (d + 1) % 3), torch.cat([h, h * 2], d).narrow(d, 1, size),
         torch.cat([h, torch.ones_like(h)], d).narrow(d, size - 1, size),
         torch.stack([h, h * 2], d).sum(d), torch.cat(h.split(2, d)[::-1], d), torch.stack(h.unbind(d)[::-1], d),
         h.repeat_interleave(2, d).narrow(d, 1, size), h.narrow(d, 1, size - 1).amax(d, keepdim=True) + h,
@@ -119,8 +121,12 @@ FUNCTIONS: dict[str, Function] = {
     "batch norm of itself": lambda x: F.batch_norm(x, None, None, training=True),
     "batch norm kept": lambda x: F.batch_norm(x, torch.ones(A).double(), torch.ones(A).double() * 2),
     "masked": lambda x: x.masked_fill(x > 0, 2.0).masked_fill(torch.arange(N)[:, None, None] > 1, 0.0),
+    "written along samples": lambda x: torch.stack([
+        x.flatten().index_fill(0, torch.arange(2), 2.0), x.flatten().index_copy(0, torch.arange(2), x[0, 0, :2] * 3),
+    ]),
     "tri": lambda x: x.tril(1) + x.triu() + x.transpose(0, 1).tril().transpose(0, 1),
     "diagonal": lambda x: x.diagonal(0, 1, 2) + x.diagonal(0, 0, 1).sum(),
+    "diagonal longer than the samples": lambda x: x.repeat(1, 1, 3).diagonal(0, 0, 2),
 }  # fmt: skip
 
 
@@ -229,6 +235,15 @@ def _algebra(x: Tensor) -> Tensor:
     )
 
 
+class Derivable(fx.Interpreter):
+    """A graph as autograd differentiates it: the functional copy, for which the engine has a rule, has none."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.aten.copy.default:
+            return args[1].to(args[0].dtype).expand(args[0].shape)
+        return super().call_function(target, args, kwargs)
+
+
 def _graph(function: Function, x: Tensor) -> fx.Graph:
     pure = torch.func.functionalize(lambda x: function(x), remove="mutations")
     return make_fx(pure, tracing_mode="fake", decomposition_table={})(x).graph
@@ -243,12 +258,17 @@ def test_equals_the_graph_on_each_batch(name: str) -> None:
     graphs = [at_batches(graph, count) for count in (1, 2, 3)]
     score = next(n for n in graphs[2].nodes if n.op == "output").args[0]
     for count, found in zip((1, 2, 3), graphs):
-        given = x[: count * N]
+        given = x[: count * N].clone().requires_grad_()
         theirs = torch.stack([function(part) for part in given.split(N)])
-        ours = fx.GraphModule(torch.nn.Module(), found)(given)
+        ours = Derivable(fx.GraphModule(torch.nn.Module(), found)).run(given)
         dim = Mirrors(*graphs).dim(next(iter(graphs[0].find_nodes(op="output"))).args[0])
         ours = torch.stack(ours.chunk(count, dim)) if theirs.dim() > 1 else ours
-        torch.testing.assert_close(ours.reshape(theirs.shape), theirs, rtol=1e-9, atol=1e-9)
+        ours = ours.reshape(theirs.shape)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+        if theirs.requires_grad:  # the sweeps differentiate the calls of the rewritten graph
+            weights = torch.randn(theirs.shape, generator=generator).double()
+            gradients = [torch.autograd.grad(v, given, weights)[0] for v in (ours, theirs)]
+            torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
     assert score.meta["val"].dtype == theirs.dtype
 
 
@@ -256,6 +276,7 @@ REFUSED: dict[str, Function] = {
     "noise for all samples": lambda x: x * torch.rand(1),
     "an order of the samples": lambda x: x[torch.randperm(N)],
     "noise, and a batch's mean": lambda x: (x - x.mean(0)) * torch.rand_like(x),
+    "one number of all samples": lambda x: x.flatten().select_scatter(x.sum(), 0, 3),
     "no sample": lambda x: x[:, :0].sum(1) + x[:, 0],
 }
 

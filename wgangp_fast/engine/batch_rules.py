@@ -245,13 +245,13 @@ def _strided(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     went."""
     h = given["self"]
     size, mark = h.val.shape[h.dim], 1 << 40
-    strides = [mark if d == h.dim else 0 for d in range(h.val.dim())]
+    strides = [mark if d == h.dim else 1 for d in range(h.val.dim())]
     like = torch.empty_strided(h.val.shape, strides, device="meta")
     views = batches.target(*[like if v is h else v for v in given.values()])
     places = set()
     for view in [views] if isinstance(views, torch.Tensor) else views:
         found = [d for d in range(view.dim()) if (view.shape[d], view.stride(d)) == (size, mark)]
-        if not found or view.storage_offset():
+        if not found or view.storage_offset() >= mark:
             return None
         places.add(found[-1])
     if len(places) != 1:
@@ -314,9 +314,11 @@ def _written(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 def _selected(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     h, src, dim = given["self"], given["src"], given["dim"] % val.dim()
     place = h.dim if h.mapped else src.dim + (dim <= src.dim)
-    inner = place - (dim < place)
-    if place == dim or (src.mapped and src.dim != inner):
+    if place == dim:
+        place = next((d for d in range(val.dim()) if d != dim), None)
+    if place is None:
         return None
+    inner = place - (dim < place)
     return {"self": batches.at(h, place), "src": batches.at(src, inner)}, place
 
 

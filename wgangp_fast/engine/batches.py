@@ -246,6 +246,9 @@ class Batches:
             )
         if node.target is aten.native_group_norm.default:
             raise Apart(f"{node.target} needs contiguous memory, with the samples in the first dimension")
+        if node.target is aten.select_scatter.default:
+            # torch.vmap writes the number to its place several times, and autograd counts it as often.
+            raise Apart(f"{node.target} writes one number of all samples")
         sources = [n for n in node.all_input_nodes if isinstance(value_of(n), Tensor)]
         values = [self.values[n] for n in sources]
         given = [self.stack(v) if v.mapped else v.made[None] for v in values]
