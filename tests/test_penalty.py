@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import zoo_deep  # noqa: F401  (enters its critics into the zoo)
 from penalty_checks import compare, points, slopes
+from torch import nn
 from zoo import ZOO
 
 
@@ -25,3 +28,28 @@ def test_equals_stock_code(name: str) -> None:
     if entry.smooth:
         measured, slope = slopes(entry.build, batch, outcome)
         assert slope == pytest.approx(measured, rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        lambda: nn.AvgPool2d(2),
+        lambda: nn.AdaptiveAvgPool2d(2),
+        lambda: nn.Upsample(scale_factor=2),
+        lambda: nn.Conv2d(3, 4, 3, padding=1),
+        lambda: nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False),
+        lambda: nn.ConvTranspose2d(3, 4, 3),
+        lambda: nn.ReflectionPad2d(1),
+        nn.Identity,
+    ],
+)
+def test_critics_that_need_only_the_shape_of_x(first: Callable[[], nn.Module]) -> None:
+    """Of a linear critic the penalty reads weights alone."""
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        layer = first()
+        features = layer(torch.zeros(1, 3, 4, 4)).numel()
+        return nn.Sequential(layer, nn.Flatten(), nn.Linear(features, 1)).double()
+
+    compare(build, points((4, 3, 4, 4)))

@@ -57,7 +57,7 @@ def stand_in(program: Program, overwrites: Overwrites, free: bool = False) -> No
             if other is None:
                 continue
             node.replace_input_with(source, other)
-            if not source.users:
+            if not source.users and source.op != "placeholder":
                 program.graph.erase_node(source)
 
 
