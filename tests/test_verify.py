@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from test_history import IN_PLACE, STILL, critic_of, samples, stock_loss, stock_penalty
 from torch import Tensor, nn
 
@@ -278,6 +279,20 @@ def test_a_kink_is_no_fault() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("error", StockPathWarning)
             penalty(critic, real, fake, alpha).backward()
+        assert all(note is not None and note.startswith("equal") for note in notes(critic))
+
+
+def test_terms_that_cancel_are_no_fault() -> None:
+    """A score of one size everywhere: real and fake leave a rounding of the last weight's gradient, or
+    nothing, and the other gradients are rounding alone."""
+    for seed in range(8):
+        critic = critic_of(lambda m, x: F.normalize(m.b(m.a(x)).square(), dim=1) @ m.p.view(1))
+        torch.manual_seed(seed)
+        nn.init.normal_(critic.p)
+        real, fake, alpha = (v.float() for v in samples())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", StockPathWarning)
+            loss(critic.float(), real[:3], fake[:3], alpha[:3]).backward()
         assert all(note is not None and note.startswith("equal") for note in notes(critic))
 
 

@@ -21,6 +21,8 @@ from .frozen import reachable
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
 POLICIES = ("first", "always", "never")
+ROUNDINGS = 64  # in units of the last place, that the sums of a critic may add up to
+SPREADS = 16  # times what is seen in so few tries
 TRIES = 6  # stock runs at points moved by rounding, to tell a fault from a kink
 
 
@@ -273,8 +275,7 @@ class _Comparison:
             spread = self._spread(stock)
         for i in off:
             difference, size = _norm(mine[i], stock[i]), _norm(stock[i])
-            scale = size + (self._terms() if i == 0 else 0.0)
-            if not difference <= 4 * spread[i] + self.tolerance * scale:
+            if not difference <= SPREADS * spread[i] + self.tolerance * size + self._cancelled(i):
                 size = max(size, 1e-30)
                 raise VerificationError(
                     f"{self._name(i)} differs by {difference / size:.1e}, where points moved by rounding "
@@ -337,6 +338,14 @@ class _Comparison:
     def _terms(self) -> float:
         """Size of the terms of which the value is the difference (a loss may be near zero)."""
         return float(getattr(self.stock, "scale", 0.0))
+
+    def _cancelled(self, i: int) -> float:
+        """What rounding leaves where terms cancel: of the value, and of a gradient, which times its parameter
+        has the size of the terms."""
+        if i == 0:
+            return self.tolerance * self._terms()
+        targets = [*self.targets, *self._asking(self.points)]
+        return ROUNDINGS * self.epsilon * self._terms() / max(_norm(targets[i - 1]), 1e-30)
 
     def _spread(self, stock: list[Tensor | None]) -> list[float]:
         """How far the stock code's own numbers move when its points move by a few roundings: a unit at the
