@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .. import streams
-from . import frontend_calls, frontend_draws, frontend_numpy, frontend_values
+from . import frontend_calls, frontend_draws, frontend_numpy, frontend_objects, frontend_values
 from .errors import CaptureError
 from .frontend_draws import Draws, Program, Tape
 from .patching import Patch, patched
@@ -119,6 +119,7 @@ class FrontEnd:
             *frontend_values.shape_patches(self),
             *frontend_values.number_patches(self),
             *frontend_calls.patches(self),
+            *frontend_objects.patches(self),
         ]
 
 
