@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import typing
 import warnings
@@ -15,6 +16,7 @@ import torch
 from frontend_critic import Critic, Forward
 from penalty_checks import assert_same, build, penalty, points
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint_sequential
 
@@ -142,6 +144,22 @@ def _outer(x: Tensor) -> Tensor:
     return x[:, :, None] * x[:, None, :] + torch.eye(6, dtype=x.dtype)
 
 
+def _waves(c: Any, x: Tensor, **options: Any) -> Tensor:
+    """Through ``stft`` and back, with the critic's window."""
+    spectrum = torch.stft(x.repeat(1, 4), 8, 2, window=c.w, return_complex=True) * (1 + 0.5j)
+    waves = torch.istft(spectrum, 8, 2, window=c.w, **options)
+    return c.head(waves[:, :6] + waves[:, -6:].sum(1, keepdim=True))
+
+
+def _two_sided(c: Any, x: Tensor) -> Tensor:
+    window = torch.hamming_window(5, dtype=x.dtype)
+    options = {"win_length": 5, "window": window, "normalized": True, "onesided": False}
+    spectrum = torch.stft(x, 6, 2, return_complex=True, **options) * (1 + 0.5j)
+    real = torch.istft(spectrum, 6, 2, length=8, **options)
+    both = spectrum.istft(6, 2, return_complex=True, **options)
+    return c.head(real[:, 2:] + both.abs()[:, :6])
+
+
 def _typed(c: Any, x: Tensor) -> Tensor:
     both = [x, x]
     tensors, numbers = (torch.jit.isinstance(both, typing.List[kind]) for kind in (Tensor, int))  # noqa: UP006
@@ -154,7 +172,21 @@ def _layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
 
 
+def _window() -> dict[str, Any]:
+    return {"w": torch.hann_window(8, dtype=torch.float64)}
+
+
 LIBRARY: dict[str, tuple[Forward, Callable[[], dict[str, Any]]]] = {
+    "istft": (_waves, _window),
+    "istft of a part": (
+        lambda c, x: _waves(c, x, center=False, length=16)[2:],
+        lambda: {"w": _window()["w"] + 0.1},
+    ),
+    "istft of two sides": (_two_sided, dict),
+    "one_hot of a constant": (
+        lambda c, x: c.head(x) * F.one_hot(c.k).to(x.dtype)[:, :1],
+        lambda: {"k": torch.arange(5) % 3},
+    ),
     "catch_warnings": (_quiet, dict),
     "checkpoint_sequential": (
         lambda c, x: checkpoint_sequential(c.s, 2, x, use_reentrant=False),
@@ -182,6 +214,60 @@ def test_library_functions(name: str) -> None:
     ours, stock = (build(lambda: Critic(forward_of, **attributes())) for _ in range(2))
     batch = points((5, 6))
     assert_same(penalty(ours, batch, "auto"), penalty(stock, batch, "ref"))
+
+
+def test_a_window_that_changes_and_one_with_gaps() -> None:
+    """The engine follows a changed buffer, and raises what stock code raises where windows leave a gap."""
+    critic = build(lambda: Critic(lambda c, x: _waves(c, x, length=16), **_window()))
+    batch = points((5, 6))
+    for _ in range(2):
+        assert_same(penalty(critic, batch, "auto"), penalty(critic, batch, "ref"))
+        critic.w.mul_(2).add_(0.3)
+    critic.w.zero_()
+    for impl in ("auto", "ref"):
+        with pytest.raises(RuntimeError, match="window overlap add min"):
+            penalty(critic, batch, impl)
+
+
+def test_the_classes_that_one_hot_counts_may_change() -> None:
+    forward_of, attributes = LIBRARY["one_hot of a constant"]
+    critic = build(lambda: Critic(forward_of, **attributes()))
+    batch = points((5, 6))
+    for _ in range(2):
+        assert_same(penalty(critic, batch, "auto"), penalty(critic, batch, "ref"))
+        critic.k.copy_(torch.arange(5))
+
+
+LOG = logging.getLogger("a critic's")
+
+
+def _logging(c: Any, x: Tensor) -> Tensor:
+    LOG.info("of %s", tuple(x.shape))
+    c.log.log(logging.WARNING, f"{len(x)} samples")
+    logging.info("and one more")
+    print("printed", x.shape)
+    return c.head(x)
+
+
+def test_what_is_logged_is_logged_at_each_call(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")  # the comparison runs stock code, which logs too
+    critic = build(lambda: Critic(_logging, log=LOG))
+    caplog.set_level(logging.INFO)
+    found = []
+    for impl in ("auto", "auto", "ref"):
+        caplog.clear()
+        outcome = penalty(critic, points((5, 6)), impl)
+        ours = [(r.levelno, r.getMessage()) for r in caplog.records if not r.name.startswith("torch")]
+        found.append((ours, capsys.readouterr().out))
+        assert outcome.value > 0
+    assert found[0] == found[1] == found[2]
+    assert [level for level, _ in found[0][0]] == [logging.INFO, logging.WARNING, logging.INFO]
+    caplog.set_level(logging.WARNING)
+    caplog.clear()
+    penalty(critic, points((5, 6)), "auto")
+    assert [r.levelno for r in caplog.records if r.name == LOG.name] == [logging.WARNING]
 
 
 def test_a_matrix_that_has_no_factor_raises_as_in_stock_code() -> None:
@@ -247,11 +333,28 @@ def _scripted(c: Any, x: Tensor) -> Tensor:
     return c.s(x)  # the line
 
 
+def _counted(c: Any, x: Tensor) -> Tensor:
+    return c.head(x) * F.one_hot((x[:, 0] > 0).long()).to(x.dtype).sum(1, keepdim=True)  # the line
+
+
+def _logging_x(c: Any, x: Tensor) -> Tensor:
+    LOG.info("mean %s", x.mean())  # the line
+    return c.head(x)
+
+
+def _linearized(c: Any, x: Tensor) -> Tensor:
+    y, along = torch.func.linearize(c.hidden, x)  # the line
+    return c.b(y * along(torch.ones_like(x)).tanh())
+
+
 REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "autograd.grad": (_derived, dict, "torch.func"),
     "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
     "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
     "shuffle": (_permuted, dict, "draw with"),
+    "one_hot of x": (_counted, dict, "pass num_classes"),
+    "a log of x": (_logging_x, dict, "log outside"),
+    "linearize": (_linearized, dict, "torch.func.jvp"),
     "a scripted module": (
         lambda c, x: c.s(x),  # the line
         lambda: {"s": torch.jit.script(_layers())},

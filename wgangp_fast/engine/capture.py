@@ -30,6 +30,7 @@ from .. import checks, wrappers
 from .derive import derive
 from .errors import CaptureError, ManyCapturesWarning, NotNow
 from .frontend import FrontEnd
+from .frontend_calls import LOGS
 from .frontend_draws import NONE
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
@@ -336,7 +337,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
         allow_rnn=True,
         allow_unspec_int_on_nn_module=True,
         skip_nnmodule_hook_guards=False,
-        reorderable_logging_functions={print, warnings.warn},
+        reorderable_logging_functions={print, warnings.warn, *LOGS},
         recompile_limit=MOST,
         accumulated_recompile_limit=16 * MOST,
     )

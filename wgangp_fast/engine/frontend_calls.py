@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import functools
+import logging
 import types
 import typing
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import frontend_draws
+from . import frontend_draws, frontend_values
 from .patching import Patch
+
+_LOGS = frozenset(["debug", "info", "warning", "error", "critical", "log"])
+LOGS = frozenset(getattr(logging, name) for name in _LOGS)
 
 
 def patches(front: Any) -> list[Patch]:
     from torch._dynamo import symbolic_convert
+    from torch._dynamo.source import AttrSource
+    from torch._dynamo.variables import ConstantVariable, misc
 
     def called(original: Any) -> Any:
         def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
             function = fn.realize() if hasattr(fn, "realize") else fn
             result = frontend_draws.drawn(front, self, function, args, kwargs)
             if result is None:
-                stands_for = _stand_in(function)
-                result = stands_for(self, args, kwargs) if stands_for is not None else None
+                stands_for, owner = _stand_in(function)
+                if stands_for is not None:
+                    result = stands_for(front, self, [*owner, *args], kwargs)
             if result is None:
                 original(self, fn, args, kwargs)
             else:
@@ -32,21 +40,58 @@ def patches(front: Any) -> list[Patch]:
 
         return call_function
 
-    return [(symbolic_convert.InstructionTranslatorBase, "call_function", called)]
+    def later(tx: Any, function: Any, args: list[Any], kwargs: Any) -> Any:
+        """What is printed or logged is printed behind the graph, at each call. Torch itself would do so for
+        what the outermost function prints, and forget the rest."""
+        if kwargs or not all(arg.is_python_constant() for arg in args):
+            raise front.blame(
+                tx,
+                "the critic prints or logs what it computes",
+                "print and log outside of the critic's forward",
+            )
+        tx.output.root_tx.debug_locals.append((function, list(args)))
+        return ConstantVariable.create(None)
+
+    def printed(original: Any) -> Any:
+        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+            if self.value is warnings.warn:  # its stack is not that of the user's line
+                args, kwargs = [*args, *(v for name, v in kwargs.items() if name == "category")][:2], {}
+            return later(tx, self, args, kwargs)
+
+        return call_function
+
+    def logged(original: Any) -> Any:
+        def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+            if name not in _LOGS or self.source is None:
+                return original(self, tx, name, args, kwargs)
+            method = misc.DebuggingVariable(getattr(self.value, name), source=AttrSource(self.source, name))
+            return later(tx, method, args, kwargs)
+
+        return call_method
+
+    return [
+        (symbolic_convert.InstructionTranslatorBase, "call_function", called),
+        (misc.LoggingLoggerVariable, "call_method", logged),
+        (misc.DebuggingVariable, "call_function", printed),
+    ]
 
 
-def _stand_in(function: Any) -> Any:
-    value = getattr(function, "value", None) or getattr(function, "fn", None)
+def _stand_in(function: Any) -> tuple[Any, list[Any]]:
+    """What is called instead of a function, and the tensor that comes first if it is a tensor's method."""
+    from torch._dynamo.variables import TensorVariable
+
+    value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
+    if isinstance(getattr(function, "obj", None), TensorVariable):
+        value, owner = getattr(torch, getattr(function, "name", ""), None), [function.obj]
     try:
-        return _table().get(value)
+        return _table().get(value), owner
     except TypeError:  # not hashable
-        return None
+        return None, []
 
 
 @functools.cache
-def _table() -> dict[Any, Callable[[Any, Any, Any], Any]]:
+def _table() -> dict[Any, Callable[[Any, Any, Any, Any], Any]]:
     import _warnings
-    import warnings
 
     from torch.utils.checkpoint import checkpoint_sequential
 
@@ -61,20 +106,22 @@ def _table() -> dict[Any, Callable[[Any, Any, Any], Any]]:
     return {
         **dict.fromkeys(silent, _nothing),
         checkpoint_sequential: _inlined(_sequential),
+        torch.istft: _inlined(_istft),
+        torch.nn.functional.one_hot: _one_hot,
         torch.jit.isinstance: _jit_isinstance,
     }
 
 
-def _nothing(tx: Any, args: Any, kwargs: Any) -> Any:
+def _nothing(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
     from torch._dynamo.variables import ConstantVariable
 
     return ConstantVariable.create(None)
 
 
-def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any], Any]:
+def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any, Any], Any]:
     """Trace ``function`` instead."""
 
-    def call(tx: Any, args: Any, kwargs: Any) -> Any:
+    def call(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
         from torch._dynamo.variables.builder import SourcelessBuilder
 
         return SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
@@ -93,7 +140,67 @@ def _sequential(
     return input
 
 
-def _jit_isinstance(tx: Any, args: Any, kwargs: Any) -> Any:
+def _one_hot(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    """``one_hot`` without ``num_classes``: they are counted in a constant tensor."""
+    if len(args) != 1 or kwargs:
+        return None
+    if frontend_values.known(front, tx.output, args[0].as_proxy().node, guarded=False) is None:
+        return None
+    return _inlined(_counted)(front, tx, args, kwargs)
+
+
+def _counted(tensor: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(tensor, int(tensor.max()) + 1)
+
+
+def _istft(
+    input: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> Tensor:
+    """``torch.istft``, which reads a number: whether the windows leave a gap. Here that is a branch on the
+    window alone. What it does not accept raises, and the stock path says why."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    width = n_fft if win_length is None else win_length
+    bins, frames = input.shape[-2:]
+    onesided = bins != n_fft if onesided is None else onesided
+    if window is None:
+        window = torch.ones(width, dtype=input.real.dtype, device=input.device)
+    fits = window.shape == (width,) and bins == (n_fft // 2 + 1 if onesided else n_fft)
+    if not (fits and 0 < hop <= width <= n_fft and 2 <= input.dim() <= 3 and input.is_complex()):
+        raise ValueError("istft: arguments that do not fit")
+    if onesided if return_complex else window.is_complex():
+        raise ValueError("istft: a complex result has two sides, and a complex window a complex result")
+    left = (n_fft - width) // 2
+    window = torch.nn.functional.pad(window, (left, n_fft - width - left))
+    norm, spectrum = "ortho" if normalized else None, input.transpose(-1, -2)
+    if return_complex:
+        pieces = torch.fft.ifft(spectrum, norm=norm)
+    else:
+        pieces = torch.fft.irfft(spectrum[..., : n_fft // 2 + 1], n=n_fft, norm=norm)
+    whole = n_fft + hop * (frames - 1)
+    start = n_fft // 2 if center else 0
+    end = whole - start if length is None else start + length
+
+    def added(overlapping: Tensor) -> Tensor:
+        sizes = [*overlapping.shape[:-2], whole]
+        dim = overlapping.dim() - 2
+        return torch.ops.aten.unfold_backward(overlapping, sizes, dim, n_fft, hop)[..., start:end]
+
+    weight = added(window.square().expand(frames, n_fft))
+    if weight.abs().min() < 1e-11:
+        raise ValueError("istft: the windows leave a gap")
+    return torch.nn.functional.pad(added(pieces * window) / weight, (0, max(end - whole, 0)))
+
+
+def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
     """``torch.jit.isinstance``: by what the front end knows of the types, containers' members included."""
     from torch._dynamo.variables import ConstantVariable
 

@@ -30,12 +30,17 @@ _CAUSES = (
         "make that value a tensor, or a float attribute of the module",
     ),
     (
+        r"\bone_hot\b",
+        "one_hot counts its classes in numbers that the critic computes",
+        "pass num_classes",
+    ),
+    (
         r"data.dependent|GuardOnData|unbacked|Dynamic (shape|slicing)|Tensor\.(item|tolist)|\bnonzero\b",
         "Python looks at numbers that the critic computes (by branching on them, .item(), a size)",
         "write the choice with torch.where, or read the numbers outside of the critic",
     ),
     (
-        r"builtin `?print|Logg(er|ing)|logging",
+        r"builtin `?print|Logg(er|ing)|logging|reorder a debugging function",
         "the critic prints or logs",
         "print and log outside of the critic's forward",
     ),
@@ -78,6 +83,11 @@ _CAUSES = (
         r"autograd\.(grad|backward)|trace_autograd_ops",
         "the critic differentiates inside (torch.autograd)",
         "write that derivative with torch.func (grad, vjp, jvp), which is captured",
+    ),
+    (
+        r"disallow_in_graph|make_fx",
+        "the critic traces a function (torch.func.linearize, make_fx)",
+        "write a derivative along a direction with torch.func.jvp, which is captured",
     ),
     (
         r"changing number",
@@ -164,7 +174,7 @@ def user_line(error: BaseException) -> str:
         found = innermost((f.filename, f.lineno, f.line) for f in stack)
         if found:
             return found
-    for one in (inner, error):
+    for one in (inner, error, error.__cause__):
         if one is not None:
             found = _line_of_node(one) or _line_of_traceback(one)
             if found:
