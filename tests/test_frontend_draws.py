@@ -153,11 +153,18 @@ def _waves(c: Any, x: Tensor, **options: Any) -> Tensor:
 
 def _two_sided(c: Any, x: Tensor) -> Tensor:
     window = torch.hamming_window(5, dtype=x.dtype)
-    options = {"win_length": 5, "window": window, "normalized": True, "onesided": False}
-    spectrum = torch.stft(x, 6, 2, return_complex=True, **options) * (1 + 0.5j)
-    real = torch.istft(spectrum, 6, 2, length=8, **options)
-    both = spectrum.istft(6, 2, return_complex=True, **options)
-    return c.head(real[:, 2:] + both.abs()[:, :6])
+    options = {"win_length": 5, "window": window, "normalized": True}
+    spectrum = torch.stft(x, 8, 2, return_complex=True, onesided=False, **options) * (1 + 0.5j)
+    real = torch.istft(spectrum, 8, length=6, **options)
+    both = spectrum.istft(8, 2, return_complex=True, onesided=False, **options)
+    return c.head(real + both.abs())
+
+
+def _longer(c: Any, x: Tensor) -> Tensor:
+    """More samples than there are: zeros behind them."""
+    window = torch.hamming_window(8, dtype=x.dtype)
+    spectrum = torch.stft(x.repeat(1, 4), 8, 4, window=window, return_complex=True)
+    return c.head(torch.istft(spectrum * 1.5, 8, 4, window=window, length=40)[:, 22:28])
 
 
 def _typed(c: Any, x: Tensor) -> Tensor:
@@ -183,6 +190,7 @@ LIBRARY: dict[str, tuple[Forward, Callable[[], dict[str, Any]]]] = {
         lambda: {"w": _window()["w"] + 0.1},
     ),
     "istft of two sides": (_two_sided, dict),
+    "istft, longer": (_longer, dict),
     "one_hot of a constant": (
         lambda c, x: c.head(x) * F.one_hot(c.k).to(x.dtype)[:, :1],
         lambda: {"k": torch.arange(5) % 3},
@@ -229,6 +237,29 @@ def test_a_window_that_changes_and_one_with_gaps() -> None:
             penalty(critic, batch, impl)
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"window": torch.ones(6, dtype=torch.float64)},
+        {"win_length": 3, "hop_length": 4},
+        {"onesided": False},
+        {"return_complex": True},
+        {"window": torch.ones(8, dtype=torch.complex128)},
+        {"n_fft": 10},
+    ],
+)
+def test_what_istft_does_not_accept(wrong: dict[str, Any]) -> None:
+    def forward(c: Any, x: Tensor) -> Tensor:
+        spectrum = torch.stft(x.repeat(1, 4), 8, 2, return_complex=True)
+        waves = torch.istft(spectrum, **({"n_fft": 8, "hop_length": 2} | wrong))
+        return c.head(waves.abs()[:, :6])
+
+    critic = build(lambda: Critic(forward))
+    for impl in ("auto", "ref"):
+        with pytest.raises(RuntimeError, match="istft|window"):
+            penalty(critic, points((5, 6)), impl)
+
+
 def test_the_classes_that_one_hot_counts_may_change() -> None:
     forward_of, attributes = LIBRARY["one_hot of a constant"]
     critic = build(lambda: Critic(forward_of, **attributes()))
@@ -268,6 +299,19 @@ def test_what_is_logged_is_logged_at_each_call(
     caplog.clear()
     penalty(critic, points((5, 6)), "auto")
     assert [r.levelno for r in caplog.records if r.name == LOG.name] == [logging.WARNING]
+
+
+def test_what_a_critic_warns_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")
+
+    def forward(c: Any, x: Tensor) -> Tensor:
+        warnings.warn("beware", category=FutureWarning, stacklevel=2)
+        return c.head(x)
+
+    critic = build(lambda: Critic(forward))
+    penalty(critic, points((5, 6)), "auto")
+    with pytest.warns(FutureWarning, match="beware"):
+        penalty(critic, points((5, 6)), "auto")
 
 
 def test_a_matrix_that_has_no_factor_raises_as_in_stock_code() -> None:

@@ -1,11 +1,15 @@
 """What a graphed step refuses, and what it says: on emulated CUDA graphs."""
 
+# ruff: noqa: NPY002 - critics draw from numpy's global stream
+
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import graph_emulation
+import numpy as np
 import pytest
 import torch
 from graph_emulation import EmulatedCapture, capturing
@@ -47,6 +51,10 @@ def _still(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     critic.get_parameter("2.bias").requires_grad_(False)
 
 
+def _numpys(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    critic.gain = np.int64(3)  # type: ignore[assignment]  # what users put on their modules
+
+
 def _slope(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     critic.get_submodule("1").negative_slope = 0.3
 
@@ -60,11 +68,13 @@ def _slope(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         (_replaced, r"Sequential\.0\.weight is in other memory"),
         (_evaluating, r"Sequential\.training was True"),
         (_still, r"Sequential\.2\.bias\.requires_grad was True"),
+        (_numpys, r"Sequential\.gain was np.int64\(2\) at the capture and is np.int64\(3\)"),
         (_slope, r"Sequential\.1\.negative_slope was 0.2 at the capture and is 0.3"),
     ],
 )
 def test_what_a_graph_froze_must_not_change(change: Callable[..., None], words: str) -> None:
     critic = mlp()
+    critic.gain = np.int64(2)  # type: ignore[assignment]
     step, optimizer, call = ready(critic)
     call()
     change(critic, optimizer)
@@ -170,6 +180,60 @@ def test_stateful_python_is_refused() -> None:
     factor = 3.0
     with pytest.raises(GraphError, match="reads factor"):
         run(torch.ones(2))
+
+
+class Decides(nn.Module):
+    """Python that decides something at each call, which the engine repeats and a graph cannot."""
+
+    def __init__(self, how: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.net, self.how, self.python = mlp(), how, random.Random(0)
+        self.register_buffer("size", torch.tensor(2))
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.how(self, x)
+
+
+DECISIONS: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
+    "a float": (lambda c, x: c.net(x) * random.random(), "draws random numbers"),
+    "a float of its own": (lambda c, x: c.net(x) * c.python.random(), "draws random numbers"),
+    "a branch": (lambda c, x: c.net(x) * (2 if random.random() < 0.5 else 3), "draws random numbers"),
+    "numpy's": (lambda c, x: c.net(x) * np.random.rand(), "draws random numbers"),
+    "a size": (lambda c, x: c.net(torch.cat([x[:, : c.size], x[:, c.size :] * 2], 1)), "numbers in a buffer"),
+    "a mask": (lambda c, x: c.net(torch.cat([x[:, c.mask], x[:, ~c.mask]], 1)), "numbers in a buffer"),
+    "a branch on a buffer": (lambda c, x: c.net(x) * (2 if c.size > 1 else 3), "numbers in a buffer"),
+}
+
+
+@pytest.mark.parametrize("call", ["step", "penalty", "loss"])
+@pytest.mark.parametrize("name", DECISIONS)
+def test_what_the_critics_python_decides_is_refused(name: str, call: str) -> None:
+    how, words = DECISIONS[name]
+    critic = Decides(how)
+    real, fake = torch.randn(2, BATCH, 3)
+    alpha = torch.rand(BATCH)
+    if call == "step":
+        run: Any = adam_step(critic)[0]
+    else:
+        function = wgangp_fast.gradient_penalty if call == "penalty" else wgangp_fast.critic_loss
+        run = graphed(lambda r, f: function(critic, r, f, alpha=alpha), warmup=1)
+    run(real, fake)
+    streams = random.getstate(), np.random.get_state()[1].tolist()
+    with pytest.raises(GraphError, match=f"{words}|must not read a number"):  # torch's, of real and fake
+        run(real, fake)
+    assert not run.captured
+    if call == "penalty":  # nothing was drawn for a capture that did not come about
+        assert streams == (random.getstate(), np.random.get_state()[1].tolist())
+
+
+def test_a_mask_made_in_the_critic_is_no_decision() -> None:
+    """Nothing can change it between two replays."""
+    critic = Decides(lambda c, x: c.net(x)[torch.tensor([True, False, True, True])])
+    run = graphed(lambda x: wgangp_fast.gradient_penalty(critic, x, x * 2, alpha=torch.ones(BATCH)), warmup=1)
+    eager = run(torch.ones(BATCH, 3))
+    assert torch.equal(run(torch.ones(BATCH, 3)), eager)
+    assert run.captured
 
 
 class Counting(nn.Module):

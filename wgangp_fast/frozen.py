@@ -12,6 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -22,7 +23,7 @@ class GraphError(RuntimeError):
     """A step cannot be captured in a CUDA graph, or its graph no longer does what the step would do."""
 
 
-NUMBERS = (bool, int, float, str, type(None))
+NUMBERS = (bool, int, float, str, type(None), np.generic)
 
 
 def reachable(step: Callable[..., Any]) -> list[Any]:

@@ -411,17 +411,24 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     captured = split(*trace(gm, example_inputs))
     captured.python_effects = _python_effects(captured.input_names)
     _slot.kind.made.append(weakref.ref(captured))
-    captured.draws = bool(_slot.kind.front.tape.values)
-    if captured.changes_state() or _slot.kind.front.may_try_again():
+    front = _slot.kind.front
+    captured.draws = bool(front.tape.values)
+    if captured.draws:
+        captured.host = "its Python draws random numbers at each call, which a replay would repeat"
+    elif front.depends_on_numbers:
+        captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
+    if captured.changes_state() or front.may_try_again():
         # What cannot be derived must be known now: later the prologue would have updated buffers already, and
         # there is no second attempt.
         derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
-    _slot.kind.front.tape.finish()
+    front.tape.finish()
 
     def note(*inputs: Any) -> tuple[Any, ...]:
         if captured.refused is not None:
             raise refusal(*captured.refused)
+        if captured.host is not None and checks.capturing(inputs[captured.x_index].device):
+            raise NotNow(captured.host)
         if _slot.wanted is not None and not _slot.wanted(captured):
             raise Seen(captured, inputs)
         look = getattr(_slot, "look", None)

@@ -35,18 +35,19 @@ class FrontEnd:
         programs: the sequences of random numbers that its graphs draw in Python; the last used first.
         tape: what the capture in progress draws.
         numbers: numbers read from constant tensors become constants.
+        depends_on_numbers: in the capture in progress some did.
     """
 
     def __init__(self) -> None:
         self.programs: list[Program] = []
         self.tape = Tape()
-        self.numbers = False
+        self.numbers = self.depends_on_numbers = False
         self._read = False
         self._blamed: tuple[str, str] | None = None
 
     def compile(self, call: Callable[[Draws], Any]) -> Any:
         """``call(draws)``, which compiles the critic and runs it once, with a wider front end."""
-        self.numbers, self._read, self._blamed = False, False, None
+        self.numbers, self.depends_on_numbers, self._read, self._blamed = False, False, False, None
         self.tape = Tape()
         try:
             return self._attempt(call)

@@ -35,7 +35,7 @@ class _NoRandom(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
+def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
     """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or
     cannot be told. ``guarded``: the graph will hold for these inputs alone.
 
@@ -68,13 +68,14 @@ def _concrete(output: Any, node: fx.Node, guarded: bool = True) -> Any:
             return None  # something that depends on x was written into it
     for source in sources if guarded else ():
         guards.install(source, guards.same_numbers)
+        front.depends_on_numbers = True
     return values[node]
 
 
 def known(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
     """:func:`_concrete`; None, with what to say, for random numbers."""
     try:
-        return _concrete(output, node, guarded)
+        return _concrete(front, output, node, guarded)
     except _Random:
         front.blame(
             output.current_tx,

@@ -43,6 +43,7 @@ class Captured:
         seen: other captures of the critic, as real and fake show it, and in what they differ from this one.
         written: positions of Dynamo's inputs that a call writes into.
         draws: its Python draws random numbers at every call.
+        host: why no CUDA graph may be made of it: what its Python decides at every call; None: nothing.
         refused: why no plan of it may run, and the remedy; None: it may.
     """
 
@@ -59,6 +60,7 @@ class Captured:
     seen: dict[Captured, str | None] = field(default_factory=dict)
     written: tuple[int, ...] = ()
     draws: bool = False
+    host: str | None = None
     refused: tuple[str, str] | None = None
 
     def leaves(self) -> list[fx.Node]:
