@@ -256,7 +256,7 @@ def test_what_istft_does_not_accept(wrong: dict[str, Any]) -> None:
 
     critic = build(lambda: Critic(forward))
     for impl in ("auto", "ref"):
-        with pytest.raises(RuntimeError, match="istft|window"):
+        with pytest.raises(RuntimeError, match=r"istft|window"):
             penalty(critic, points((5, 6)), impl)
 
 

@@ -285,6 +285,8 @@ def _plan(
     from .engine import capture  # by the first call: it brings Dynamo with it
 
     grad = torch.is_grad_enabled()
+    key = (wants_x, grad, kernels, how, False)
+    watch = watch or verify.before_planning(critic, output, x.device, key)
     try:
         torch._C._set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
         with capture.shown(None if watch is None else watch.look):

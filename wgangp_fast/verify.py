@@ -129,6 +129,13 @@ def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verificat
     return Verification(critic, output, device, due)
 
 
+def before_planning(critic: Any, output: Any, device: torch.device, key: Any) -> Verification | None:
+    """What a call that has no plan yet changes before it has one, to be undone if none can be made."""
+    if checks.capturing(device):
+        return None
+    return Verification(critic, output, lambda captured: key not in captured.plans)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error)
 
