@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import sys
 import types
 import warnings
 from collections.abc import Callable
@@ -38,6 +39,15 @@ class Meta(torch.Tensor):
         return result
 
 
+class Logged(torch.Tensor):
+    """As fastai's: does at each operator what the front end cannot follow."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        sys.audit(f"{func.__name__} was called")
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
 class Off(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
@@ -50,6 +60,7 @@ def inference(x: torch.Tensor) -> torch.Tensor:
 GIVEN = {
     "a subclass": lambda x: x.as_subclass(Plain),
     "a subclass with a torch function": lambda x: x.as_subclass(Meta),
+    "a subclass that does more": lambda x: x.as_subclass(Logged),
     "a subclass without one": lambda x: x.as_subclass(Off),
     "a parameter": lambda x: nn.Parameter(x),
     "a buffer": lambda x: nn.Buffer(x) if hasattr(nn, "Buffer") else x,
@@ -98,7 +109,7 @@ def test_the_callers_tensors_give_what_stock_gives(name: str) -> None:
     check(lambda x, impl: wgangp_fast.r1_penalty(critic, x, impl=impl), given, stock=(plain,))
 
 
-@pytest.mark.parametrize("kind", [Plain, Meta, Off])
+@pytest.mark.parametrize("kind", [Plain, Meta, Logged, Off])
 def test_gradients_flow_through_a_subclass(kind: type[torch.Tensor]) -> None:
     critic, (real, fake) = Critic(), batch()
     found = []

@@ -391,10 +391,16 @@ def _linearized(c: Any, x: Tensor) -> Tensor:
     return c.b(y * along(torch.ones_like(x)).tanh())
 
 
+def _reading(c: Any, x: Tensor) -> Tensor:
+    spectrum = torch.stft(x, 4, 2, return_complex=True)
+    return c.head(torch.ops.aten.istft(spectrum, 4, 2, length=6))  # the line
+
+
 REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "autograd.grad": (_derived, dict, "torch.func"),
     "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
     "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
+    "an operator that reads numbers": (_reading, dict, "torch.where"),
     "shuffle": (_permuted, dict, "draw with"),
     "one_hot of x": (_counted, dict, "pass num_classes"),
     "a log of x": (_logging_x, dict, "log outside"),

@@ -18,7 +18,7 @@ from wgangp_fast.engine import plan
 
 
 class Drawing(nn.Module):
-    """Draws with torch for x and for a weight, which happens before there is a plan; in Python; writes buffers."""
+    """Draws for x, in Python, and for a weight, which happens before there is a plan; writes buffers."""
 
     def __init__(self) -> None:
         super().__init__()

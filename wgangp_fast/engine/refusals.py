@@ -35,7 +35,7 @@ _CAUSES = (
         "pass num_classes",
     ),
     (
-        r"data.dependent|GuardOnData|unbacked|Dynamic (shape|slicing)|Tensor\.(item|tolist)|\bnonzero\b",
+        r"data.dependent|GuardOnData|unbacked|Dynamic (shape|slicing)|Tensor\.(item|tolist)|\bnonzero\b|aten\.equal",
         "Python looks at numbers that the critic computes (by branching on them, .item(), a size)",
         "write the choice with torch.where, or read the numbers outside of the critic",
     ),
@@ -174,12 +174,12 @@ def user_line(error: BaseException) -> str:
         found = innermost((f.filename, f.lineno, f.line) for f in stack)
         if found:
             return found
-    for one in (inner, error, error.__cause__):
+    for one in (inner, error):
         if one is not None:
             found = _line_of_node(one) or _line_of_traceback(one)
             if found:
                 return found
-    return ""
+    return _line_in(str(error))  # of the backend's errors torch keeps no more than the text
 
 
 def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
@@ -199,10 +199,14 @@ def _line_of_node(error: BaseException) -> str:
         for value in at.tb_frame.f_locals.values():
             trace = value.meta.get("stack_trace") if isinstance(value, fx.Node) else None
             if trace:
-                frames = re.findall(r'File "(.+?)", line (\d+), in .*(?:\n(?!\s*File)(.*))?', trace)
-                found = innermost(frames) or found
+                found = _line_in(trace) or found
         at = at.tb_next
     return found
+
+
+def _line_in(trace: str) -> str:
+    """Of a stack that was printed."""
+    return innermost(re.findall(r'File "(.+?)", line (\d+), in .*(?:\n(?!\s*File)(.*))?', trace))
 
 
 def _line_of_traceback(error: BaseException) -> str:
