@@ -35,7 +35,8 @@ _CAUSES = (
         "pass num_classes",
     ),
     (
-        r"data.dependent|GuardOnData|unbacked|Dynamic (shape|slicing)|Tensor\.(item|tolist)|\bnonzero\b|aten\.equal",
+        r"data.dependent|GuardOnData|unbacked|Dynamic (shape|slicing)|Tensor\.(item|tolist)|\bnonzero\b"
+        r"|aten\.equal",
         "Python looks at numbers that the critic computes (by branching on them, .item(), a size)",
         "write the choice with torch.where, or read the numbers outside of the critic",
     ),
