@@ -94,6 +94,7 @@ FUNCTIONS: dict[str, Function] = {
     "all of a batch": lambda x: x / x.std() + x.mean() * (x.sum() + x.abs().max()),
     "squeezed": lambda x: x[:, :1].squeeze() + x[:, :1, :1].squeeze()[:, None],
     "the first two samples": lambda x: x[:2].sum(0) + x[1] + x[-1:] + x[::2].sum(0),
+    "all samples": lambda x: x.narrow(0, 0, N) + x.transpose(0, 1).narrow(1, 0, N).transpose(0, 1) * 2,
     "pairs of samples": lambda x: (x[:, None] - x[None]).abs().sum((1, 3)),
     "row numbers": lambda x: x[torch.arange(N), torch.arange(N) % A] + x.flatten(0, 1)[torch.arange(3) * 2].sum(0),
     "pooled by graph": lambda x: x.new_zeros(N, B).index_add(0, torch.arange(N).repeat_interleave(A), x.flatten(0, 1)),
@@ -127,6 +128,7 @@ FUNCTIONS: dict[str, Function] = {
     "tri": lambda x: x.tril(1) + x.triu() + x.transpose(0, 1).tril().transpose(0, 1),
     "diagonal": lambda x: x.diagonal(0, 1, 2) + x.diagonal(0, 0, 1).sum(),
     "diagonal longer than the samples": lambda x: x.repeat(1, 1, 3).diagonal(0, 0, 2),
+    "diagonal of more columns than rows": lambda x: x.flatten(1).diagonal() + x.flatten(1).diagonal(2),
 }  # fmt: skip
 
 
