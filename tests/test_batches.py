@@ -14,6 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from wgangp_fast.engine.batches import Apart, at_batches
 from wgangp_fast.engine.mirrors import Mirrors
+from wgangp_fast.engine.normalize import normalise
 
 N, A, B = 4, 3, 6
 Function = Callable[..., Any]
@@ -105,6 +106,7 @@ FUNCTIONS: dict[str, Function] = {
     "embedding of bins": lambda x: F.embedding(torch.bucketize(x[:, 0], torch.linspace(-1, 1, 4)), constant()),
     "one hot": lambda x: F.one_hot((x.sigmoid() * 3).long(), 4).double().mean(1),
     "written slices": _put,
+    "put across": lambda x: x.flatten(1)[:, : 2 * N].reshape(N, N, 2).select_scatter(x.flatten(1)[:, :N].t(), 2, 1),
     "convolutions": lambda x: _convolutions(x),
     "pooling": lambda x: _pooling(_images(x)),
     "upsampling": lambda x: _upsampling(_images(x)),
@@ -256,7 +258,24 @@ def test_equals_the_graph_on_each_batch(name: str) -> None:
     function = FUNCTIONS[name]
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(3 * N, A, B, generator=generator).double()
+    _check(function, _graph(function, x[:N]), x)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_products_in_the_form_of_the_engine(place: str) -> None:
+    """Among them ``linear``, which a trace writes as its parts."""
+    x = torch.randn(3 * N, A, B).double()
+
+    def function(x: Tensor) -> Tensor:
+        return _products(PLACES[place](x))
+
     graph = _graph(function, x[:N])
+    normalise(graph)
+    assert graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    _check(function, graph, x)
+
+
+def _check(function: Function, graph: fx.Graph, x: Tensor) -> None:
     graphs = [at_batches(graph, count) for count in (1, 2, 3)]
     score = next(n for n in graphs[2].nodes if n.op == "output").args[0]
     for count, found in zip((1, 2, 3), graphs):

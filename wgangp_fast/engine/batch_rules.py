@@ -304,7 +304,7 @@ def _written(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
         return None
     changes: dict[str, Any] = {}
     if given["dim"] % val.dim() == place:
-        if "end" not in given or given["step"] != 1:
+        if "end" not in given:
             return None
         changes["end"] = batches.count * val.shape[place]  # as long as val there: all of it
     return changes | {name: batches.at(v, place) for name, v in tensors.items()}, place
