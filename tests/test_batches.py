@@ -106,7 +106,7 @@ FUNCTIONS: dict[str, Function] = {
     "embedding of bins": lambda x: F.embedding(torch.bucketize(x[:, 0], torch.linspace(-1, 1, 4)), constant()),
     "one hot": lambda x: F.one_hot((x.sigmoid() * 3).long(), 4).double().mean(1),
     "written slices": _put,
-    "put across": lambda x: x.flatten(1)[:, : 2 * N].reshape(N, N, 2).select_scatter(x.flatten(1)[:, :N].t(), 2, 1),
+    "put across": lambda x: _across(x),
     "convolutions": lambda x: _convolutions(x),
     "pooling": lambda x: _pooling(_images(x)),
     "upsampling": lambda x: _upsampling(_images(x)),
@@ -132,6 +132,11 @@ FUNCTIONS: dict[str, Function] = {
     "diagonal longer than the samples": lambda x: x.repeat(1, 1, 3).diagonal(0, 0, 2),
     "diagonal of more columns than rows": lambda x: x.flatten(1).diagonal() + x.flatten(1).diagonal(2),
 }  # fmt: skip
+
+
+def _across(x: Tensor) -> Tensor:
+    """The samples of the second are another dimension of the first."""
+    return x.flatten(1)[:, : 2 * N].reshape(N, N, 2).select_scatter(x.flatten(1)[:, :N].t(), 2, 1)
 
 
 def _products(h: Tensor) -> Tensor:
@@ -298,6 +303,10 @@ REFUSED: dict[str, Function] = {
     "an order of the samples": lambda x: x[torch.randperm(N)],
     "noise, and a batch's mean": lambda x: (x - x.mean(0)) * torch.rand_like(x),
     "one number of all samples": lambda x: x.flatten().select_scatter(x.sum(), 0, 3),
+    "noise, and samples put across": lambda x: _across(x) * torch.rand_like(x[:, :1, :1]),
+    "noise, and samples for channels": lambda x: (
+        F.conv1d(x.transpose(0, 1), constant()[:N, :N, None]).transpose(0, 1) * torch.rand_like(x)
+    ),
     "no sample": lambda x: x[:, :0].sum(1) + x[:, 0],
 }
 

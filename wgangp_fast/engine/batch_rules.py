@@ -319,6 +319,8 @@ def _selected(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     if place is None:
         return None
     inner = place - (dim < place)
+    if (h.mapped and h.dim != place) or (src.mapped and src.dim != inner):
+        batches.by_batch = True
     return {"self": batches.at(h, place), "src": batches.at(src, inner)}, place
 
 
