@@ -123,6 +123,9 @@ FUNCTIONS: dict[str, Function] = {
     "detached": lambda x: x.detach() * torch.ones_like(x) + torch.full_like(x, 2) + x.new_full((N, 1, 1), 3) * x,
     "batch norm of itself": lambda x: F.batch_norm(x, None, None, training=True),
     "batch norm kept": lambda x: F.batch_norm(x, torch.ones(A).double(), torch.ones(A).double() * 2),
+    "batch norm kept, samples for channels": lambda x: F.batch_norm(
+        x.transpose(0, 1), torch.arange(N).double(), torch.ones(N).double() * 2, constant()[0, :N], constant()[1, :N]
+    ),
     "masked": lambda x: x.masked_fill(x > 0, 2.0).masked_fill(torch.arange(N)[:, None, None] > 1, 0.0),
     "written along samples": lambda x: torch.stack([
         x.flatten().index_fill(0, torch.arange(2), 2.0), x.flatten().index_copy(0, torch.arange(2), x[0, 0, :2] * 3),
@@ -307,6 +310,7 @@ REFUSED: dict[str, Function] = {
     "noise, and samples for channels": lambda x: (
         F.conv1d(x.transpose(0, 1), constant()[:N, :N, None]).transpose(0, 1) * torch.rand_like(x)
     ),
+    "bilinear over samples": lambda x: F.bilinear(x[:, 0].t(), constant(), constant()[None, :N]),
     "no sample": lambda x: x[:, :0].sum(1) + x[:, 0],
 }
 
