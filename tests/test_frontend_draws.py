@@ -391,6 +391,11 @@ def _linearized(c: Any, x: Tensor) -> Tensor:
     return c.b(y * along(torch.ones_like(x)).tanh())
 
 
+def _counting(c: Any, x: Tensor) -> Tensor:
+    c.n.add_(1)
+    return c.head(x) * (2 if c.n > 2 else 3)  # the line
+
+
 def _reading(c: Any, x: Tensor) -> Tensor:
     spectrum = torch.stft(x, 4, 2, return_complex=True)
     return c.head(torch.ops.aten.istft(spectrum, 4, 2, length=6))  # the line
@@ -400,6 +405,7 @@ REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "autograd.grad": (_derived, dict, "torch.func"),
     "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
     "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
+    "a counter": (_counting, lambda: {"n": torch.tensor(0)}, "count in a float attribute"),
     "an operator that reads numbers": (_reading, dict, "torch.where"),
     "shuffle": (_permuted, dict, "draw with"),
     "one_hot of x": (_counted, dict, "pass num_classes"),
