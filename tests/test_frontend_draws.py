@@ -396,6 +396,12 @@ def _counting(c: Any, x: Tensor) -> Tensor:
     return c.head(x) * (2 if c.n > 2 else 3)  # the line
 
 
+def _measuring(c: Any, x: Tensor) -> Tensor:
+    """An operator whose name does not say that it writes."""
+    h = F.batch_norm(x, c.m, torch.ones_like(c.m), training=True)
+    return c.head(h) * (2 if c.m.any() else 3)  # the line
+
+
 def _reading(c: Any, x: Tensor) -> Tensor:
     spectrum = torch.stft(x, 4, 2, return_complex=True)
     return c.head(torch.ops.aten.istft(spectrum, 4, 2, length=6))  # the line
@@ -406,6 +412,7 @@ REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
     "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
     "a counter": (_counting, lambda: {"n": torch.tensor(0)}, "count in a float attribute"),
+    "statistics of x": (_measuring, lambda: {"m": torch.zeros(6, dtype=torch.float64)}, "torch.where"),
     "an operator that reads numbers": (_reading, dict, "torch.where"),
     "shuffle": (_permuted, dict, "draw with"),
     "one_hot of x": (_counted, dict, "pass num_classes"),
