@@ -57,6 +57,11 @@ NUMPY: dict[str, tuple[Forward, dict[str, Any], Any]] = {
         {"k": np.float64("nan")},
         {"k": np.float64(1)},
     ),
+    "signed zero": (
+        lambda c, x: c.head(x) * (2 if np.signbit(c.k) else 3),
+        {"k": np.float64(0.0)},
+        {"k": np.float64(-0.0)},
+    ),
     "product of a shape": (lambda c, x: c.head(x.reshape(-1, np.prod(x.shape[1:]))), {}, None),
     "function": (lambda c, x: c.head(x) * np.sqrt(c.k) * int(np.log2(c.k)), {"k": 8}, {"k": 16}),
     "tensor of it": (

@@ -22,7 +22,6 @@ from torch.utils.checkpoint import checkpoint_sequential
 
 import wgangp_fast
 from wgangp_fast.engine import capture
-from wgangp_fast.penalty import StockPathWarning
 
 # random numbers drawn in Python --------------------------------------------------------------------
 
@@ -115,6 +114,21 @@ def test_floats_drawn_need_one_graph_and_another_stream_another() -> None:
     assert kind.count() == 1
     critic.python = random.Random(5)
     check()
+
+
+def test_what_a_draw_is_asked_for_may_change() -> None:
+    def forward(c: Any, x: Tensor) -> Tensor:
+        return c.head(x) * random.uniform(0, 5 if c.wide else 1)
+
+    critic = build(lambda: Critic(forward, wide=False))
+    batch = points((5, 6))
+    for wide in (False, True, False, True):
+        critic.wide = wide
+        found = []
+        for impl in ("auto", "ref"):
+            random.seed(wide)
+            found.append(penalty(critic, batch, impl))
+        assert_same(*found)
 
 
 # library functions ---------------------------------------------------------------------------------
@@ -348,100 +362,3 @@ def test_torch_func_inside(how: str) -> None:
     ours, stock = (build(lambda: Critic(_differentiated(how), n=inner["n"]())) for _ in range(2))
     batch = points((5, 6))
     assert_same(penalty(ours, batch, "auto"), penalty(stock, batch, "ref"))
-
-
-# refusals ------------------------------------------------------------------------------------------
-
-
-def _derived(c: Any, x: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(c.hidden(x).sum(), x, create_graph=True)  # the line
-    return c.head(x) + gradient.square().sum(1, keepdim=True)
-
-
-def _packed(c: Any, x: Tensor) -> Tensor:
-    packed = nn.utils.rnn.pack_padded_sequence(x.view(5, 3, 2), [3, 3, 2, 2, 1], batch_first=True)  # the line
-    return c.b(torch.tanh(c.g(packed)[1][-1]))
-
-
-def _drawn(c: Any, x: Tensor) -> Tensor:
-    return c.head(torch.roll(x, int(torch.randint(0, 3, (1,))), 1))  # the line
-
-
-def _permuted(c: Any, x: Tensor) -> Tensor:
-    order = list(range(6))
-    random.shuffle(order)  # the line
-    return c.head(x[:, order])
-
-
-def _scripted(c: Any, x: Tensor) -> Tensor:
-    return c.s(x)  # the line
-
-
-def _counted(c: Any, x: Tensor) -> Tensor:
-    return c.head(x) * F.one_hot((x[:, 0] > 0).long()).to(x.dtype).sum(1, keepdim=True)  # the line
-
-
-def _logging_x(c: Any, x: Tensor) -> Tensor:
-    LOG.info("mean %s", x.mean())  # the line
-    return c.head(x)
-
-
-def _linearized(c: Any, x: Tensor) -> Tensor:
-    y, along = torch.func.linearize(c.hidden, x)  # the line
-    return c.b(y * along(torch.ones_like(x)).tanh())
-
-
-def _counting(c: Any, x: Tensor) -> Tensor:
-    c.n.add_(1)
-    return c.head(x) * (2 if c.n > 2 else 3)  # the line
-
-
-def _measuring(c: Any, x: Tensor) -> Tensor:
-    """An operator whose name does not say that it writes."""
-    h = F.batch_norm(x, c.m, torch.ones_like(c.m), training=True)
-    return c.head(h) * (2 if c.m.any() else 3)  # the line
-
-
-def _reading(c: Any, x: Tensor) -> Tensor:
-    spectrum = torch.stft(x, 4, 2, return_complex=True)
-    return c.head(torch.ops.aten.istft(spectrum, 4, 2, length=6))  # the line
-
-
-REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
-    "autograd.grad": (_derived, dict, "torch.func"),
-    "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
-    "torch's random number as a size": (_drawn, dict, "keep it a tensor"),
-    "a counter": (_counting, lambda: {"n": torch.tensor(0)}, "count in a float attribute"),
-    "statistics of x": (_measuring, lambda: {"m": torch.zeros(6, dtype=torch.float64)}, "torch.where"),
-    "an operator that reads numbers": (_reading, dict, "torch.where"),
-    "shuffle": (_permuted, dict, "draw with"),
-    "one_hot of x": (_counted, dict, "pass num_classes"),
-    "a log of x": (_logging_x, dict, "log outside"),
-    "linearize": (_linearized, dict, "torch.func.jvp"),
-    "a scripted module": (
-        lambda c, x: c.s(x),  # the line
-        lambda: {"s": torch.jit.script(_layers())},
-        "that was scripted",
-    ),
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_refused_names_the_line_and_its_remedy(name: str) -> None:
-    forward_of, attributes, remedy = REFUSED[name]
-    ours, stock = (build(lambda: Critic(forward_of, **attributes())) for _ in range(2))
-    real, fake, alpha = points((5, 6))
-    values = []
-    for critic, impl in ((ours, "auto"), (stock, "ref")):
-        random.seed(0)
-        torch.manual_seed(0)
-        with warnings.catch_warnings(record=True) as said:
-            warnings.simplefilter("always")
-            values.append(wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, impl=impl))
-        if impl == "auto":
-            (message,) = [str(w.message) for w in said if issubclass(w.category, StockPathWarning)]
-            assert remedy in message
-            assert "test_frontend_draws.py" in message
-            assert "the line" in message
-    assert torch.equal(*values)
