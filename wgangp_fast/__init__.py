@@ -8,7 +8,7 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 
 from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
 from .backend import BackendError
-from .engine.errors import ManyCapturesWarning
+from .engine.errors import ManyCapturesWarning, UntestedTorchWarning
 from .executors import ExecutorChoice, choose_executor
 from .explain import Explanation, explain
 from .frozen import GraphError
@@ -35,6 +35,7 @@ __all__ = [
     "GraphedStep",
     "ManyCapturesWarning",
     "StockPathWarning",
+    "UntestedTorchWarning",
     "choose_executor",
     "critic_loss",
     "explain",

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from .engine import torch_internals
+
 _THIRD = (
     "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative "
     "of that gradient (a third derivative of the critic) is not available. Use impl='ref' for this call."
@@ -25,10 +27,21 @@ def first_order_only(
     with torch.no_grad():
         found = gradients(ctx, incoming)
     present = [(i, g.detach().requires_grad_()) for i, g in enumerate(found) if g is not None]
-    wrapped = torch._C._functions.DelayedError(_THIRD, len(present))(*[g for _, g in present])
-    for (i, _), g in zip(present, wrapped if isinstance(wrapped, tuple) else (wrapped,)):
+    for (i, _), g in zip(present, _NoDerivative.apply(*[g for _, g in present])):
         found[i] = g
     return found
+
+
+class _NoDerivative(Function):
+    """Identity whose derivative raises."""
+
+    @staticmethod
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple([tensor.view_as(tensor) for tensor in tensors])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+        raise RuntimeError(_THIRD)
 
 
 @dataclass
@@ -55,7 +68,7 @@ def _saved(ctx: Any) -> list[Tensor]:
     to the end of the backward pass.
     """
     saved = list(ctx.saved_tensors)
-    if not torch._C._autograd._get_current_graph_task_keep_graph():
+    if not torch_internals.keeps_graph():
         ctx.maybe_clear_saved_tensors()
     return saved
 

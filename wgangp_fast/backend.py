@@ -9,11 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from . import native
+from .engine import torch_internals
 
 NAMES = ("auto", "ref", "cpu", "cuda", "triton")
 ENVIRONMENT = "WGANGP_FAST_IMPL"
@@ -125,13 +126,7 @@ F = TypeVar("F", bound=Callable[..., object])
 def compile_boundary(function: F) -> F:
     """Mark a function that torch.compile must call, not trace: it manages compiled code of its own.
 
-    What ``torch.compiler.disable`` does, without importing Dynamo: a traced caller breaks its graph
-    here (with ``fullgraph=True``: an error that says so), and no frame below is compiled.
+    A traced caller breaks its graph here (with ``fullgraph=True``: an error that says so), and no frame below
+    is compiled.
     """
-    marked: Any = function
-    marked._torchdynamo_disable = True
-    marked._torchdynamo_disable_msg = "wgangp_fast runs its own plan here"
-    frames = torch._C._dynamo.eval_frame
-    skip = frames._FrameAction.SKIP
-    frames.set_code_exec_strategy(function.__code__, frames._FrameExecStrategy(skip, skip))
-    return function
+    return torch_internals.never_traced(function, "wgangp_fast runs its own plan here")

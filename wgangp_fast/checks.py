@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .engine import torch_internals
+
 REDUCTIONS = ("mean", "sum", "none")
 
 
@@ -44,7 +46,7 @@ def _show(value: Any) -> Any:
 
 def no_transform() -> None:
     """Inside ``torch.func.grad``, ``vmap`` and their like neither the engine nor autograd.grad can run."""
-    if torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch_internals.inside_functorch_transform():
         raise RuntimeError(
             "a gradient penalty cannot run inside a torch.func transform (grad, vmap, jvp, ...): call it "
             "outside, its result is an ordinary differentiable tensor"

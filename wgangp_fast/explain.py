@@ -14,6 +14,7 @@ from torch import Tensor
 
 from . import checks, wrappers
 from .backend import compile_boundary
+from .engine.torch_internals import schema_of
 from .execution import EXECUTORS, execution
 from .neutral import points_like, samples
 from .penalty import planned
@@ -237,7 +238,7 @@ def count_launches(module: torch.fx.GraphModule | None) -> int:
 
 
 def _launches(node: torch.fx.Node) -> int:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     if schema is not None and any(r.alias_info and not r.alias_info.is_write for r in schema.returns):
         return 0
     name = _name(node.target)
@@ -246,7 +247,7 @@ def _launches(node: torch.fx.Node) -> int:
 
 
 def _name(target: Any) -> str:
-    schema = getattr(target, "_schema", None)
+    schema = schema_of(target)
     return schema.name.split("::")[1] if schema is not None else getattr(target, "__name__", "")
 
 

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from .engine import torch_internals
+
 
 class GraphError(RuntimeError):
     """A step cannot be captured in a CUDA graph, or its graph no longer does what the step would do."""
@@ -196,7 +198,7 @@ class Frozen:
     def _note_module(self, module: nn.Module) -> None:
         for path, part in module.named_modules():
             prefix = f"{type(module).__name__}.{path}." if path else f"{type(module).__name__}."
-            for held in (part._parameters, part._buffers):
+            for held in torch_internals.own_tensors(part):
                 for key, tensor in held.items():
                     if tensor is not None:
                         self._tensor(held, key, tensor, prefix + key)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from . import checks, cudagraph, wrappers
 from .backend import BackendError, compile_boundary
+from .engine.torch_internals import not_warned_of_capture, tree
 from .frozen import Frozen, Gradient, GraphError, parameters, reachable, refuse
 from .loss import CriticLoss, CriticLossOutput
 from .ops.interpolate import draw_key
@@ -68,7 +68,7 @@ class GraphedStep:
             refuse(self.watched, cudagraph.Capture.device_type)
             for item in self.watched:
                 if isinstance(item, Optimizer):  # it would warn that the warm-up is not captured
-                    item._warned_capturable_if_run_uncaptured = True
+                    not_warned_of_capture(item)
         self.reset()
 
     def reset(self) -> None:
@@ -92,7 +92,7 @@ class GraphedStep:
         if not self.enabled:
             with _no_autocast_cache():
                 return _detached(self.step(*inputs))
-        flat, spec = pytree.tree_flatten(inputs)
+        flat, spec = tree.tree_flatten(inputs)
         self._check(flat, spec)
         if self._capture is None:
             device = next((v.device for v in flat if isinstance(v, Tensor)), None)
@@ -152,7 +152,7 @@ class GraphedStep:
         assert self._capture is not None
         static = [v.detach().clone() if isinstance(v, Tensor) else v for v in flat]
         gradients = [Gradient(parameter) for parameter in parameters(self.watched)]
-        inputs = pytree.tree_unflatten(static, spec)
+        inputs = tree.tree_unflatten(static, spec)
         host = Frozen(self.watched, self.step, [])
         try:
             with _no_autocast_cache():
@@ -343,8 +343,8 @@ class GraphedCriticStep:
         return found[0] if len(found) == 1 else CriticLossOutput(*(torch.stack(m) for m in zip(*found)))
 
 
-def _detached(tree: Any) -> Any:
-    return pytree.tree_map_only(Tensor, torch.detach, tree)
+def _detached(value: Any) -> Any:
+    return tree.tree_map_only(Tensor, torch.detach, value)
 
 
 def _description(value: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .engine import torch_internals
 from .ops.registry import result_like
 
 
@@ -17,8 +18,7 @@ def plain(x: Tensor) -> Tensor:
     if type(x) is not Tensor:
         if type(x).__torch_dispatch__ is not _ORDINARY:
             return x
-        with torch._C.DisableTorchFunctionSubclass():
-            x = x.as_subclass(Tensor)
+        x = torch_internals.without_subclass(x)
     if x.is_inference() and not torch.is_inference_mode_enabled():
         x = x.clone()
     return x.resolve_neg()

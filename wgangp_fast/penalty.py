@@ -250,6 +250,9 @@ def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, im
 # the engine --------------------------------------------------------------------------------------
 
 
+_said_of_torch: set[str] = set()  # what this torch lacks is no matter of one critic
+
+
 class _Refusal:
     """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
 
@@ -262,9 +265,11 @@ class _Refusal:
         entry, error = capture.entry(self.critic), self.error
         if not isinstance(error, capture.NotNow):
             entry.refused = str(error)
-        if str(error) in entry.warned:
+        if str(error) in entry.warned | _said_of_torch:
             return
         entry.warned.add(str(error))
+        if isinstance(error, capture.Unavailable):
+            _said_of_torch.add(str(error))
         refusals.warn_user(
             f"the stock gradient penalty runs for this critic, at stock speed. "
             f"{refusals.with_remedy(error)}; or pass impl='ref' to accept it.",
@@ -288,10 +293,10 @@ def _plan(
     key = (wants_x, grad, kernels, how, False)
     watch = watch or verify.before_planning(critic, output, x.device, key)
     try:
-        torch._C._set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
+        torch.set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
         with capture.shown(None if watch is None else watch.look):
             binding = capture.bind(critic, output, x.requires_grad_())
-        torch._C._set_grad_enabled(grad)
+        torch.set_grad_enabled(grad)
         found = planned(binding, wants_x, kernels, how)
     except capture.CaptureError as error:
         if watch is not None and watch.before is not None:
@@ -300,7 +305,7 @@ def _plan(
         checks.stock_path_in_capture(x.device, error)
         return None, (), _Refusal(critic, error)
     finally:
-        torch._C._set_grad_enabled(grad)
+        torch.set_grad_enabled(grad)
     if binding.captured.batch_norm is not None:
         _warn_batch_norm(critic, binding.captured)
     return found, binding.leaves, None

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import backend, checks
+from .engine import torch_internals
 from .frozen import reachable
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
@@ -119,7 +120,7 @@ def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verificat
     chosen = policy()
     if chosen == "never" or checks.capturing(device) or torch.is_inference_mode_enabled():
         return None
-    if torch._C._len_torch_dispatch_stack():  # a counter of operators would count the stock code's
+    if torch_internals.dispatch_modes_are_active():  # a counter of operators would count the stock code's
         return None
 
     def due(captured: Any) -> bool:
@@ -171,11 +172,12 @@ class _State:
 
     def __init__(self, modules: list[nn.Module], written: list[Tensor]) -> None:
         self.modules, self.written = modules, written
-        buffers = [b for m in modules for b in m._buffers.values() if b is not None]
+        held = [torch_internals.own_tensors(module)[1] for module in modules]
+        buffers = [b for of_module in held for b in of_module.values() if b is not None]
         tensors = {id(t): t for t in (*written, *buffers) if not isinstance(t, nn.UninitializedBuffer)}
         with torch.no_grad():
             self.tensors = [(t, t.data, t.detach().clone()) for t in tensors.values()]
-        self.attributes = [(m, dict(m.__dict__), dict(m._buffers)) for m in modules]
+        self.attributes = [(m, dict(m.__dict__), own, dict(own)) for m, own in zip(modules, held)]
         kept = [v for m in modules for name, v in vars(m).items() if not name.startswith("_")]
         self.containers = [(v, v.copy()) for v in kept if type(v) in (list, dict, set)]
         self.random, self.python_random = _torch_random(), _python_random(modules)
@@ -191,12 +193,12 @@ class _State:
         return torch.autograd.grad_mode._unsafe_preserve_version_counter(tensors)
 
     def restore(self) -> None:
-        for module, attributes, buffers in self.attributes:
+        for module, attributes, own, buffers in self.attributes:
             for name in [n for n in module.__dict__ if n not in attributes]:
                 del module.__dict__[name]
             module.__dict__.update(attributes)
-            module._buffers.clear()
-            module._buffers.update(buffers)
+            own.clear()
+            own.update(buffers)
         for container, members in self.containers:
             container.clear()
             (container.extend if isinstance(container, list) else container.update)(members)

@@ -30,6 +30,9 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
+from .engine import torch_internals
+from .engine.errors import Unavailable
+
 Finish = Callable[[Tensor], Tensor]
 
 
@@ -50,12 +53,13 @@ def enter(critic: Any) -> tuple[Any, Finish]:
     inner = _strip(critic, met)
     if not met:
         return inner, _same
-    for ddp in met:
-        ddp._pre_forward()
+    around = [torch_internals.around_ddp(ddp) for ddp in met]
+    for before, _ in around:
+        before()
 
     def finish(penalty: Tensor) -> Tensor:
-        for ddp in reversed(met):
-            penalty = ddp._post_forward(_Reach.apply(penalty, *_trained(ddp)))
+        for ddp, (_, after) in zip(reversed(met), reversed(around)):
+            penalty = after(_Reach.apply(penalty, *_trained(ddp)))
         return penalty
 
     return inner, finish
@@ -65,15 +69,19 @@ def left_on(critic: Any) -> tuple[str, str] | None:
     """Why what :func:`unwrap` returned is a wrapper still, which must not be captured, and the remedy.
 
     None for everything else, that is for a critic.
+
+    Raises:
+        Unavailable: it is left on because this torch's DistributedDataParallel is not known.
     """
     if not isinstance(critic, nn.Module):
         return None
-    if "_orig_mod" in critic._modules:
+    if torch_internals.inside_compiled(critic) is not None:
         return (
             "what torch.compile returned has hooks of its own, which a capture would lose",
             "register them on the module before it is compiled",
         )
     if isinstance(critic, DistributedDataParallel):
+        torch_internals.around_ddp(critic)
         return (
             "DistributedDataParallel with hooks of its own or with mixed_precision= does more than call its "
             "module",
@@ -94,8 +102,6 @@ def _same(penalty: Tensor) -> Tensor:
 
 # taking off -------------------------------------------------------------------------------------
 
-_HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-
 
 def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
     """The callable inside all wrappers; each DDP taken off goes to ``met``, the outermost first."""
@@ -103,10 +109,10 @@ def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
         inner = _strip(critic.func, met)
         return critic if inner is critic.func else functools.partial(inner, *critic.args, **critic.keywords)
     if not isinstance(critic, nn.Module):
-        inner = getattr(critic, "_torchdynamo_orig_callable", None)
+        inner = torch_internals.inside_compiled(critic)
         return critic if inner is None else _strip(inner, met)
     inner = _inside(critic)
-    if inner is None or any(getattr(critic, name) for name in _HOOKS):
+    if inner is None or torch_internals.has_hooks(critic):
         return critic
     if isinstance(critic, DistributedDataParallel):
         met.append(critic)
@@ -119,18 +125,25 @@ def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
 
 def _inside(wrapper: Any) -> Any:
     """The module that a known wrapper calls once, with its own inputs; None for any other module."""
-    modules = wrapper._modules
-    if "_orig_mod" in modules:
-        return modules["_orig_mod"]
+    compiled = torch_internals.inside_compiled(wrapper)
+    if compiled is not None:
+        return compiled
     if isinstance(wrapper, DistributedDataParallel):
-        return wrapper.module if getattr(wrapper, "mixed_precision", None) is None else None
+        known = getattr(wrapper, "mixed_precision", None) is None and _knows_around(wrapper)
+        return wrapper.module if known else None
     if isinstance(wrapper, DataParallel):
         return wrapper.module if len(wrapper.device_ids) < 2 else None
     if isinstance(wrapper, AveragedModel):
         return wrapper.module
-    if _is(wrapper, "_FabricModule") and "_forward_module" in modules:
-        return modules["_forward_module"]
-    return None
+    return dict(wrapper.named_children()).get("_forward_module") if _is(wrapper, "_FabricModule") else None
+
+
+def _knows_around(ddp: DistributedDataParallel) -> bool:
+    try:
+        torch_internals.around_ddp(ddp)
+    except Unavailable:
+        return False
+    return True
 
 
 def _is(module: Any, *names: str) -> bool:

@@ -50,6 +50,7 @@ import torch
 from torch import Tensor, fx
 
 from ..engine.sweeps import differentiable
+from ..engine.torch_internals import schema_of
 from ..rules import Rule, Site, find, linear_map, rule_of
 from ..rules.registry import bind
 
@@ -385,7 +386,7 @@ def _floats(node: fx.Node) -> bool:
 
 
 def _is_view(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     return schema is not None and any(r.alias_info and not r.alias_info.is_write for r in schema.returns)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from ..engine.torch_internals import trace_to_aten
 from .modes import Mode
 from .rivals import with_tensors
 from .steps import Absent, Contestant, Step, Task, give, interpolate
@@ -73,13 +74,11 @@ def _to_jax(jax: Any, tensor: Tensor) -> Any:
 
 def _traced(critic: nn.Module, real: Tensor) -> tuple[fx.GraphModule, list[str]]:
     """The critic's forward as ATen operations of ``(*tensors, x)``, and the names of the tensors."""
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     tensors = dict(critic.named_parameters()) | dict(critic.named_buffers())
     names = list(tensors)  # JAX sorts the keys of a dict that passes through it
     with torch.no_grad():
-        graph = make_fx(lambda values, x: with_tensors(critic, dict(zip(names, values)))(x))(
-            list(tensors.values()), real
+        graph = trace_to_aten(
+            lambda values, x: with_tensors(critic, dict(zip(names, values)))(x), list(tensors.values()), real
         )
     graph.graph.eliminate_dead_code()
     for node in graph.graph.nodes:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..engine.torch_internals import trace_to_aten
 from .modes import Mode
 from .steps import Absent, Contestant, Score, Step, Task, clear_gradients, eager, give, interpolate
 
@@ -34,7 +35,6 @@ def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def make_fx_compiled(task: Task, mode: Mode) -> Contestant:
     """make_fx traces forward and autograd.grad into one graph of the parameters; that is compiled."""
-    from torch.fx.experimental.proxy_tensor import make_fx
 
     def contestant(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Step:
         parameters, buffers = dict(critic.named_parameters()), dict(critic.named_buffers())
@@ -50,7 +50,7 @@ def make_fx_compiled(task: Task, mode: Mode) -> Contestant:
                 return task.stock(with_tensors(critic, parameters, buffers), real, fake, alpha)
 
         with frozen(critic):
-            graph = make_fx(loss)(parameters, buffers, real, fake, alpha)
+            graph = trace_to_aten(loss, parameters, buffers, real, fake, alpha)
         # What autograd saves is traced behind a detach, which would cut the second order off.
         for node in list(graph.graph.nodes):
             if node.target is DETACH:

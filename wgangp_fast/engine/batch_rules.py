@@ -21,6 +21,9 @@ from typing import Any
 
 import torch
 
+from ..rules.registry import OPERATOR
+from .torch_internals import schema_of
+
 aten = torch.ops.aten
 
 #: the arguments that change, and the dimension of the batches in the result (of all its members)
@@ -108,18 +111,14 @@ def pointwise(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     return {name: put(v) for name, v in given.items() if any(tensors_of(v))}, result.dim() + place
 
 
-def _tagged() -> Iterator[Any]:
-    for name in torch._C._dispatch_get_all_op_names():
-        space, _, rest = name.partition("::")
-        packet, _, overload = rest.partition(".")
-        if space != "aten" or overload.endswith("out"):
-            continue
-        found = getattr(getattr(aten, packet, None), overload or "default", None)
-        if found is not None and torch.Tag.pointwise in found.tags and not found._schema.is_mutable:
-            yield found
+def rule_of(op: Any) -> BatchRule | None:
+    """The rule of an operator; None: torch.vmap maps it."""
+    if op in RULES or not isinstance(op, OPERATOR):
+        return RULES.get(op)
+    plain = str(op).startswith("aten.") and torch.Tag.pointwise in op.tags
+    return pointwise if plain and not schema_of(op).is_mutable else None
 
 
-RULES.update(dict.fromkeys(_tagged(), pointwise))
 _enter(
     "detach alias clone _to_copy lift_fresh_copy copy _conj _conj_physical _neg_view hardswish _prelu_kernel "
     "log_sigmoid_forward masked_fill.Tensor zeros_like ones_like full_like empty_like special_erfcx",

@@ -17,19 +17,18 @@ Nothing is run on numbers, and nothing is guessed from shapes.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ..rules.registry import bind
-from .batch_rules import DRAWN, RULES, SIZED, VIEWS, Placed, pointwise, tensors_of
+from .batch_rules import DRAWN, SIZED, VIEWS, Placed, pointwise, rule_of, tensors_of
 from .errors import CaptureError
 from .normalize import normalise
+from .torch_internals import schema_of, trace_to_aten, without_vmap_loops
 from .writer import args_of, result_of, sweep, value_of
 
 aten = torch.ops.aten
@@ -157,7 +156,7 @@ class Batches:
     def _again(self, node: fx.Node, given: dict[str, Any], meta: Any) -> fx.Node:
         """The call of ``node`` with other arguments, which are nodes of the result."""
         target: Any = node.target
-        names = [argument.name for argument in target._schema.arguments]
+        names = [argument.name for argument in schema_of(target).arguments]
         args = [given[name] for name in names[: len(node.args)]]
         return self.emit(target, args, {name: given[name] for name in node.kwargs}, meta)
 
@@ -169,10 +168,10 @@ class Batches:
             return self._member(node, *args_of(node))
         held: Any = self.values.__getitem__
         args, kwargs = fx.map_arg((args_of(node), node.kwargs), held)
-        given: dict[str, Any] = bind(node.target, args, kwargs) if hasattr(node.target, "_schema") else {}
+        given: dict[str, Any] = bind(node.target, args, kwargs) if schema_of(node.target) is not None else {}
         mapped = [self.values[n] for n in node.all_input_nodes if self.values[n].mapped]
         drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
-        mutates = bool(given) and node.target._schema.is_mutable  # type: ignore[union-attr]
+        mutates = bool(given) and schema_of(node.target).is_mutable
         if (drawn or mutates) and node.target not in DRAWN:
             raise Apart(f"{node.target} draws numbers that are not independent, or changes a tensor in place")
         if not mapped and not drawn:
@@ -183,7 +182,7 @@ class Batches:
         if any(not v.val.numel() for v in mapped):
             raise Apart(f"{node.target} takes an empty tensor")
         self.draws |= drawn
-        rule = DRAWN.get(node.target) or RULES.get(node.target)
+        rule = DRAWN.get(node.target) or rule_of(node.target)
         if rule is pointwise and not any(v.made for v in mapped):
             rule = None  # all of them are [count, ...] already
         placed = (
@@ -276,14 +275,10 @@ class Batches:
 
     def _traced(self, node: fx.Node, function: Any, given: list[fx.Node]) -> list[fx.Node]:
         """``function(*given)`` as calls of the result, which have the marks of ``node``."""
-        from torch.fx.experimental.proxy_tensor import make_fx
-
         pure = torch.func.functionalize(function, remove="mutations")
         try:
-            with _no_loops():
-                graph = make_fx(pure, decomposition_table={}, _allow_non_fake_inputs=True)(
-                    *(value_of(n) for n in given)
-                ).graph
+            with without_vmap_loops():
+                graph = trace_to_aten(pure, *(value_of(n) for n in given)).graph
         except Exception as error:  # whatever torch.vmap does not know
             raise Apart(f"{node.target} compares samples, and cannot be mapped: {error}") from error
         held = dict(zip(graph.find_nodes(op="placeholder"), given))
@@ -299,21 +294,6 @@ class Batches:
             elif inner.op not in ("placeholder", "output"):
                 raise Apart(f"{node.target} compares samples, and makes a constant")
         return [held[n] for n in result_of(graph)]
-
-
-@contextlib.contextmanager
-def _no_loops() -> Iterator[None]:
-    """Without torch.vmap's loop over batches for operators that it does not know: an error instead."""
-    functorch: Any = torch._C._functorch
-    switch = getattr(functorch, "_set_vmap_fallback_enabled", None)  # without: loops, which cannot be matched
-    before = switch is None or functorch._is_vmap_fallback_enabled()
-    try:
-        if switch is not None:
-            switch(False)
-        yield
-    finally:
-        if switch is not None:
-            switch(before)
 
 
 def _settled(value: Any) -> Any:

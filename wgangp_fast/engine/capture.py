@@ -11,9 +11,9 @@ ordinary autograd, the *critic* goes to ``derive``.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
-import sys
 import threading
 import types
 import warnings
@@ -27,13 +27,15 @@ import torch
 from torch import Tensor, fx
 
 from .. import checks, wrappers
+from . import torch_internals
 from .derive import derive
-from .errors import CaptureError, ManyCapturesWarning, NotNow
+from .errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
 from .frontend import FrontEnd
 from .frontend_calls import LOGS
 from .frontend_draws import NONE
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
+from .torch_internals import dynamo
 from .trace import trace
 
 
@@ -45,11 +47,11 @@ class Binding:
     leaves: tuple[Any, ...]
 
 
-_set_eval_frame = torch._C._dynamo.eval_frame.set_eval_frame
 SCORE = object()  # what the backend returns in place of the score
 MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
 MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
 _slot = threading.local()
+_said: set[str] = set()  # warnings that are for the whole process
 
 
 class _Miss(Exception):
@@ -83,14 +85,7 @@ def _forget(code: types.CodeType) -> None:
     Its compiled entries hold the code by ``orig_code_map``, and so themselves; their guards wait, as
     finalizers of classes and functions that never die, to report such a death to entries that are no more.
     """
-    reset = getattr(torch._C._dynamo.eval_frame, "reset_code", None)
-    if reset is None:
-        return
-    reset(code)
-    instructions = sys.modules.get("torch._dynamo.bytecode_transformation")
-    read: Any = getattr(instructions, "_cached_cleaned_instructions", None)
-    if hasattr(read, "cache_clear"):
-        read.cache_clear()  # it keeps code objects, with a list of their instructions
+    torch_internals.forget_compiled(code)
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
         waiting = finalizer.peek()
         manager = getattr(getattr(waiting[1], "func", None), "__self__", None) if waiting else None
@@ -114,18 +109,11 @@ class _Compiled:
         weakref.finalize(self, _forget, code).atexit = False
 
     def cached(self, *arguments: Any) -> Any:
-        """Run the compiled entry that fits, compile nothing: what ``torch._dynamo.run`` does, without its
-        ten microseconds of Python."""
+        """Run the compiled entry that fits, compile nothing."""
         if self.front.programs:
-            return self.front.replay(self._cached, arguments, _Miss)
-        return self._cached(*arguments, NONE)
-
-    def _cached(self, *arguments: Any) -> Any:
-        prior = _set_eval_frame(False)
-        try:
-            return self.function(*arguments)
-        finally:
-            _set_eval_frame(prior)
+            run = functools.partial(torch_internals.call_compiled, self.function)
+            return self.front.replay(run, arguments, _Miss)
+        return torch_internals.call_compiled(self.function, *arguments, NONE)
 
     def count(self) -> int:
         """Graphs that are alive."""
@@ -232,7 +220,8 @@ def bind(
     """
     own = entry(critic)
     _slot.binding, _slot.wanted = None, wanted
-    if torch._C._len_torch_dispatch_stack():
+    torch_internals.require()
+    if torch_internals.dispatch_modes_are_active():
         with _unobserved():
             result = _run(own, critic, output, x)
     else:
@@ -276,20 +265,17 @@ def _unobserved() -> Iterator[None]:
     Dynamo runs nothing under a mode; the sweeps themselves do run under it. A mode that makes fake or
     traced tensors has no numbers to give to a plan.
     """
-    from torch.nn.modules import module
-    from torch.utils._python_dispatch import _disable_current_modes
-
-    for key in ("FAKE", "PROXY", "FUNCTIONAL"):
-        if torch._C._get_dispatch_mode(getattr(torch._C._TorchDispatchModeKey, key)) is not None:
-            raise NotNow(f"a {key.lower()} tensor mode is active")
-    registries: tuple[Any, ...] = (module._global_forward_pre_hooks, module._global_forward_hooks)
+    kind = torch_internals.mode_without_numbers()
+    if kind is not None:
+        raise NotNow(f"a {kind} tensor mode is active")
+    registries = torch_internals.global_module_hooks()
     kept = [list(registry.items()) for registry in registries]
     for registry in registries:
         for handle, hook in list(registry.items()):
             if "tracker" in getattr(hook, "__module__", ""):
                 del registry[handle]
     try:
-        with _disable_current_modes():
+        with torch_internals.without_dispatch_modes():
             yield
     finally:
         for registry, items in zip(registries, kept):
@@ -325,22 +311,24 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
 
 
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
-    import torch._dynamo
-
+    strange = torch_internals.untested()
+    if strange is not None and "untested" not in _said:
+        _said.add("untested")
+        warn_user(strange, UntestedTorchWarning)
     wrapper = wrappers.left_on(critic)
     if wrapper is not None:
         raise refusal(*wrapper)
     # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
     # on their second value; recurrent layers are traced through; hooks added later are noticed; what is
     # printed is printed behind the graph, at each call.
-    patch = torch._dynamo.config.patch(
-        allow_rnn=True,
-        allow_unspec_int_on_nn_module=True,
-        skip_nnmodule_hook_guards=False,
-        reorderable_logging_functions={print, warnings.warn, *LOGS},
-        recompile_limit=MOST,
-        accumulated_recompile_limit=16 * MOST,
-    )
+    wanted = {
+        "allow_rnn": True,
+        "allow_unspec_int_on_nn_module": True,
+        "reorderable_logging_functions": {print, warnings.warn, *LOGS},
+        "recompile_limit": MOST,
+        "accumulated_recompile_limit": 16 * MOST,
+    }
+    patch = torch_internals.dynamo_options({"skip_nnmodule_hook_guards": False}, wanted)
     _slot.kind = kind
     try:
         with patch, warnings.catch_warnings(), quiet():
@@ -378,16 +366,13 @@ def _python_effects(inputs: tuple[str, ...]) -> bool:
     unknown.
     """
     try:
-        from torch._dynamo.symbolic_convert import InstructionTranslator
-        from torch._dynamo.variables import TensorVariable
-        from torch._dynamo.variables.base import AttributeMutationNew, ValueMutationNew
-
-        effects = InstructionTranslator.current_tx().output.side_effects
+        own, TensorVariable = (dynamo.AttributeMutationNew, dynamo.ValueMutationNew), dynamo.TensorVariable
+        effects = dynamo.InstructionTranslator.current_tx().output.side_effects
         if effects.tensor_hooks:
             return True
         read = {_path(name) for name in inputs}
         for changed in filter(effects.is_modified, list(effects.id_to_variable.values())):
-            if isinstance(changed.mutation_type, (AttributeMutationNew, ValueMutationNew)):
+            if isinstance(changed.mutation_type, own):
                 continue  # made by the code itself
             stored = effects.store_attr_mutations.get(changed, {})
             owner = getattr(changed.source, "name", None)
@@ -396,7 +381,7 @@ def _python_effects(inputs: tuple[str, ...]) -> bool:
             if not known or any((*owner, name) in read for name in stored):
                 return True
         return False
-    except (ImportError, AttributeError, AssertionError, TypeError):
+    except (Unavailable, AttributeError, AssertionError, TypeError):
         return True
 
 

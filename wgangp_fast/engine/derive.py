@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx
 
 from ..rules import Rule, Site, rule_of
-from ..rules.registry import bind, plus
+from ..rules.registry import OPERATOR, bind, plus
 from .sweeps import POINTS, WHOLE, DeriveError, NodeInfo, Sweeps, differentiable, differentiable_ancestors
 from .writer import (
     Arguments,
@@ -428,7 +428,7 @@ def _node(value: Any) -> fx.Node | None:
 
 def _operator_name(target: Any) -> str:
     """``aten.relu.default``, or ``wgangp_fast.norm_act`` for the package's own."""
-    return str(target) if isinstance(target, torch._ops.OpOverload) else f"wgangp_fast.{target.__name__}"
+    return str(target) if isinstance(target, OPERATOR) else f"wgangp_fast.{target.__name__}"
 
 
 def derive(graph: fx.Graph, wants_x: bool, wanted: Iterable[int]) -> Sweeps:

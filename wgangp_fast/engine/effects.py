@@ -5,19 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import checks
+from . import torch_internals
 
 
 def _effect(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
-    described: Any = function
-    described._schema = torch._C.parse_schema(
-        f"wgangp_fast::{function.__name__}(Tensor(a!) self, Tensor value) -> Tensor(a!)"
-    )
-    described.tags = ()
-    return described
+    torch_internals.describe(function, f"{function.__name__}(Tensor(a!) self, Tensor value) -> Tensor(a!)")
+    return function
 
 
 @_effect

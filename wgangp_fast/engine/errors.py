@@ -17,5 +17,13 @@ class NotNow(CaptureError):
     """Something around this call, not the critic, stands in the way of a capture."""
 
 
+class Unavailable(CaptureError):
+    """This torch lacks something private that the engine stands on, or it does something else there."""
+
+
+class UntestedTorchWarning(UserWarning):
+    """The package was not tested with this torch; it runs, and compares the first call of each critic."""
+
+
 class ManyCapturesWarning(UserWarning):
     """The critic is captured again and again; the message says why, and what happens at last."""

@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from .. import checks, cudagraph
 from ..backend import BackendError
 from ..ops.registry import KERNELS, Kernels
+from . import torch_internals
 from .effects import EFFECTS, write
 from .sweeps import Sweeps
+from .torch_internals import tree
 
 Run = Callable[..., Any]
 
@@ -94,9 +95,9 @@ class _Compiled:
         self.variants: dict[Any, Run | None] = {}
 
     def __call__(self, *args: Any) -> Any:
-        if torch._C._len_torch_dispatch_stack():  # a FLOP counter sees operators, not compiled code
+        if torch_internals.dispatch_modes_are_active():  # a FLOP counter sees operators, not compiled code
             return self.eager(*args)
-        flat, spec = pytree.tree_flatten(args)
+        flat, spec = tree.tree_flatten(args)
         key = tuple([v.stride() if isinstance(v, Tensor) else v for v in flat])
         if key not in self.variants:
             if len(self.variants) >= VARIANTS:
@@ -148,10 +149,6 @@ def _returning(run: Run) -> Run:
 
 
 def _inductor(module: fx.GraphModule, flat: list[Any], spec: Any) -> Run:
-    from torch._inductor.compile_fx import compile_fx
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     places = [i for i, value in enumerate(flat) if isinstance(value, Tensor)]
     shapes: list[Any] = []
 
@@ -159,26 +156,23 @@ def _inductor(module: fx.GraphModule, flat: list[Any], spec: Any) -> Run:
         values = list(flat)
         for i, tensor in zip(places, tensors):
             values[i] = tensor
-        results, result_spec = pytree.tree_flatten(module(*pytree.tree_unflatten(values, spec)))
+        results, result_spec = tree.tree_flatten(module(*tree.tree_unflatten(values, spec)))
         shapes[:] = [result_spec, [None if isinstance(r, Tensor) else (r,) for r in results]]
         return [r for r in results if isinstance(r, Tensor)]
 
     with torch.no_grad():
-        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        mode = torch_internals.fake_mode()
         fakes = [mode.from_tensor(flat[i].detach(), static_shapes=True) for i in places]
         with mode:
-            traced = make_fx(code, tracing_mode="real", _allow_non_fake_inputs=True)(*fakes)
-        # Masks are drawn as eager code draws them.
-        run: Any = compile_fx(
-            traced, [flat[i].detach() for i in places], config_patches={"fallback_random": True}
-        )
+            traced = torch_internals.trace_to_aten(code, *fakes)
+        run = torch_internals.inductor(traced, [flat[i].detach() for i in places])
     result_spec, constants = shapes
 
     def call(values: list[Any]) -> Any:
         with torch.no_grad():
             tensors = iter(run(*[values[i] for i in places]))
         results = [next(tensors) if constant is None else constant[0] for constant in constants]
-        return pytree.tree_unflatten(results, result_spec)
+        return tree.tree_unflatten(results, result_spec)
 
     return call
 
@@ -219,13 +213,13 @@ class _Graphs:
         results = self.half(x, *leaves)
         self.report.ran("graph")
         if self.half.captured:
-            results = pytree.tree_map_only(Tensor, torch.detach, results)
-            self.alive = [weakref.ref(t) for t in pytree.tree_leaves(results) if isinstance(t, Tensor)]
+            results = tree.tree_map_only(Tensor, torch.detach, results)
+            self.alive = [weakref.ref(t) for t in tree.tree_leaves(results) if isinstance(t, Tensor)]
         return results
 
     def _not_now(self, leaves: tuple[Any, ...]) -> str:
         """Why this call runs as Python; empty if it may replay."""
-        if torch._C._len_torch_dispatch_stack() or checks.capturing(
+        if torch_internals.dispatch_modes_are_active() or checks.capturing(
             torch.device(cudagraph.Capture.device_type)
         ):
             return "inside a dispatch mode or another capture"
@@ -251,7 +245,7 @@ class _Graphs:
         if self.back is None:
             self.back = _Half(lambda given: run(given, list(static)), self.half.pool())
         results = self.back(seed)
-        return pytree.tree_map_only(Tensor, torch.clone, results) if self.back.captured else results
+        return tree.tree_map_only(Tensor, torch.clone, results) if self.back.captured else results
 
     def _of_the_graph(self, saved: list[Any]) -> bool:
         if self.half is None or not self.half.captured:
@@ -279,13 +273,13 @@ class _Half:
         return None if self.capture is None else self.capture.pool()
 
     def __call__(self, first: Any, *rest: Any) -> Any:
-        flat, spec = pytree.tree_flatten(first)
+        flat, spec = tree.tree_flatten(first)
         if self.capture is None:
             self.capture = cudagraph.Capture(next(v.device for v in flat if isinstance(v, Tensor)))
             return self.capture.aside(lambda: self.run(first, *rest))
         if not self.captured:
             self.static = [v.detach().clone() if isinstance(v, Tensor) else v for v in flat]
-            inputs = pytree.tree_unflatten(self.static, spec)
+            inputs = tree.tree_unflatten(self.static, spec)
             self.outputs = self.capture.record(lambda: self.run(inputs, *rest), self.memory)
             self.captured = True
         for static, given in zip(self.static, flat):

@@ -8,13 +8,14 @@ torch without that part is left as it is, and what the patch would have allowed 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
 
 from .. import streams
 from . import frontend_calls, frontend_draws, frontend_numpy, frontend_objects, frontend_values
-from .errors import CaptureError
+from .errors import CaptureError, Unavailable
 from .frontend_draws import Draws, Program, Tape
 from .patching import Patch, patched
 from .refusals import innermost, refusal
@@ -115,13 +116,22 @@ class FrontEnd:
         return CaptureError(what)  # torch writes into what it lets through
 
     def _patches(self) -> list[Patch]:
-        return [
-            *_always(),
-            *frontend_values.shape_patches(self),
-            *frontend_values.number_patches(self),
-            *frontend_calls.patches(self),
-            *frontend_objects.patches(self),
-        ]
+        values, found = frontend_values, []
+        for group in (
+            _of_numpy,
+            values.shape_patches,
+            values.number_patches,
+            frontend_calls.patches,
+            frontend_calls.printing,
+            frontend_objects.patches,
+        ):
+            with contextlib.suppress(Unavailable):  # what it would have allowed takes the stock path
+                found += group(self)
+        return found
+
+
+def _of_numpy(front: FrontEnd) -> list[Patch]:
+    return _always()
 
 
 @functools.cache

@@ -15,16 +15,13 @@ from torch import Tensor
 
 from . import frontend_draws, frontend_values
 from .patching import Patch
+from .torch_internals import dynamo
 
 _LOGS = frozenset(["debug", "info", "warning", "error", "critical", "log"])
 LOGS = frozenset(getattr(logging, name) for name in _LOGS)
 
 
 def patches(front: Any) -> list[Patch]:
-    from torch._dynamo import symbolic_convert
-    from torch._dynamo.source import AttrSource
-    from torch._dynamo.variables import ConstantVariable, misc
-
     def called(original: Any) -> Any:
         def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
             function = fn.realize() if hasattr(fn, "realize") else fn
@@ -40,6 +37,10 @@ def patches(front: Any) -> list[Patch]:
 
         return call_function
 
+    return [(dynamo.InstructionTranslatorBase, "call_function", called)]
+
+
+def printing(front: Any) -> list[Patch]:
     def later(tx: Any, function: Any, args: list[Any], kwargs: Any) -> Any:
         """What is printed or logged is printed behind the graph, at each call. Torch itself would do so for
         what the outermost function prints, and forget the rest."""
@@ -50,7 +51,7 @@ def patches(front: Any) -> list[Patch]:
                 "print and log outside of the critic's forward",
             )
         tx.output.root_tx.debug_locals.append((function, list(args)))
-        return ConstantVariable.create(None)
+        return dynamo.ConstantVariable.create(None)
 
     def printed(original: Any) -> Any:
         def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
@@ -64,24 +65,23 @@ def patches(front: Any) -> list[Patch]:
         def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
             if name not in _LOGS or self.source is None:
                 return original(self, tx, name, args, kwargs)
-            method = misc.DebuggingVariable(getattr(self.value, name), source=AttrSource(self.source, name))
+            method = dynamo.DebuggingVariable(
+                getattr(self.value, name), source=dynamo.AttrSource(self.source, name)
+            )
             return later(tx, method, args, kwargs)
 
         return call_method
 
     return [
-        (symbolic_convert.InstructionTranslatorBase, "call_function", called),
-        (misc.LoggingLoggerVariable, "call_method", logged),
-        (misc.DebuggingVariable, "call_function", printed),
+        (dynamo.LoggingLoggerVariable, "call_method", logged),
+        (dynamo.DebuggingVariable, "call_function", printed),
     ]
 
 
 def _stand_in(function: Any) -> tuple[Any, list[Any]]:
     """What is called instead of a function, and the tensor that comes first if it is a tensor's method."""
-    from torch._dynamo.variables import TensorVariable
-
     value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
-    if isinstance(getattr(function, "obj", None), TensorVariable):
+    if isinstance(getattr(function, "obj", None), dynamo.TensorVariable):
         value, owner = getattr(torch, getattr(function, "name", ""), None), [function.obj]
     try:
         return _table().get(value), owner
@@ -113,18 +113,14 @@ def _table() -> dict[Any, Callable[[Any, Any, Any, Any], Any]]:
 
 
 def _nothing(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-    from torch._dynamo.variables import ConstantVariable
-
-    return ConstantVariable.create(None)
+    return dynamo.ConstantVariable.create(None)
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any, Any], Any]:
     """Trace ``function`` instead."""
 
     def call(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-        from torch._dynamo.variables.builder import SourcelessBuilder
-
-        return SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
+        return dynamo.SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
 
     return call
 
@@ -202,13 +198,11 @@ def _istft(
 
 def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
     """``torch.jit.isinstance``: by what the front end knows of the types, containers' members included."""
-    from torch._dynamo.variables import ConstantVariable
-
     if kwargs or len(args) != 2 or not args[1].is_python_constant():
         return None
     kinds = args[1].as_python_constant()
     answer = any(_is(args[0], kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
-    return ConstantVariable.create(answer)
+    return dynamo.ConstantVariable.create(answer)
 
 
 def _is(variable: Any, kind: Any) -> bool:

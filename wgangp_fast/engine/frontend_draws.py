@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import streams
 from . import frontend_guards as guards
+from .torch_internals import dynamo, dynamo_options
 
 MOST = 32  # graphs that differ in whole numbers drawn
 
@@ -125,9 +126,7 @@ def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str,
             "draw with random() or uniform(), or with torch",
         )
     if source is not None:
-        from torch._dynamo.guards import GuardBuilder
-
-        guards.install(source, GuardBuilder.ID_MATCH)
+        guards.install(source, dynamo.GuardBuilder.ID_MATCH)
     constants = tuple([a.as_python_constant() for a in args])
     named = {k: v.as_python_constant() for k, v in kwargs.items()}
     value = front.tape.draw(tx.output, Draw(stream, name, constants, named))
@@ -162,18 +161,14 @@ def _resolved(tx: Any, source: Any) -> Any:
 
 
 def _variable(front: Any, tx: Any, value: Any) -> Any:
-    import torch._dynamo
-    from torch._dynamo.source import AttrSource, GetItemSource, LocalSource
-    from torch._dynamo.variables.builder import SourcelessBuilder, VariableBuilder
-
-    draws = LocalSource("draws", is_input=True)
-    guards.install(AttrSource(draws, "program"), guards.equals)
-    source = GetItemSource(AttrSource(draws, "values"), len(front.tape.values) - 1)
+    draws = dynamo.LocalSource("draws", is_input=True)
+    guards.install(dynamo.AttrSource(draws, "program"), guards.equals)
+    source = dynamo.GetItemSource(dynamo.AttrSource(draws, "values"), len(front.tape.values) - 1)
     if isinstance(value, np.ndarray):
-        return VariableBuilder(tx, source)(value)
+        return dynamo.VariableBuilder(tx, source)(value)
     if type(value) is float:
-        builder = VariableBuilder(tx, source)
-        with torch._dynamo.config.patch(assume_static_by_default=False):  # a number of the graph at once
+        builder = dynamo.VariableBuilder(tx, source)
+        with dynamo_options({"assume_static_by_default": False}, {}):  # a number of the graph at once
             return getattr(builder, "wrap_symfloat", builder)(value)
     if not isinstance(value, (int, str, list, tuple, np.integer, np.bool_)):
         raise front.blame(
@@ -188,4 +183,4 @@ def _variable(front: Any, tx: Any, value: Any) -> Any:
         )
     front.tape.whole = True
     guards.install(source, guards.equals)
-    return SourcelessBuilder.create(tx, value)
+    return dynamo.SourcelessBuilder.create(tx, value)

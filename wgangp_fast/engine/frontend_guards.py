@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .torch_internals import dynamo
+
 
 def equals(builder: Any, guard: Any) -> None:
     """The same type and the same value, also NaN."""
@@ -41,6 +43,4 @@ def same_numbers(builder: Any, guard: Any) -> None:
 
 
 def install(source: Any, kind: Any) -> None:
-    from torch._dynamo.guards import install_guard
-
-    install_guard(source.make_guard(kind))
+    dynamo.install_guard(source.make_guard(kind))

@@ -17,6 +17,7 @@ import torch
 
 from . import frontend_guards as guards
 from .patching import Patch
+from .torch_internals import dynamo, tree, without_dispatch_modes
 
 _NUMERIC = {
     "nb_add_impl": operator.add,
@@ -47,8 +48,8 @@ def _is_scalar(value: Any) -> bool:
 
 @functools.cache
 def _scalar_variable() -> Any:
-    from torch._dynamo.variables import ConstantVariable
-    from torch._dynamo.variables.base import VariableTracker
+    ConstantVariable: Any = dynamo.ConstantVariable
+    VariableTracker = dynamo.VariableTracker
 
     class NumpyScalarVariable(ConstantVariable):
         """A numpy scalar whose value is guarded, or was computed from such."""
@@ -88,7 +89,7 @@ def _scalar_variable() -> Any:
 
 
 def patches() -> list[Patch]:
-    from torch._dynamo.variables import ConstantVariable, NumpyVariable, TorchInGraphFunctionVariable, builder
+    ConstantVariable, SourcelessBuilder = dynamo.ConstantVariable, dynamo.SourcelessBuilder
 
     def wrap(original: Any) -> Any:
         def _wrap(self: Any, value: Any) -> Any:
@@ -123,7 +124,7 @@ def patches() -> list[Patch]:
                 except Exception:
                     return original(self, tx, args, kwargs)
                 if _is_scalar(result) or type(result) in (bool, int, float):
-                    return builder.SourcelessBuilder.create(tx, result)
+                    return SourcelessBuilder.create(tx, result)
             return original(self, tx, args, kwargs)
 
         return call_function
@@ -139,8 +140,8 @@ def patches() -> list[Patch]:
                 and args[0].is_python_constant()
             ):
                 data = args[0].as_python_constant()
-                if any(_is_scalar(leaf) for leaf in torch.utils._pytree.tree_leaves(data)):
-                    with torch.utils._python_dispatch._disable_current_modes():
+                if any(_is_scalar(leaf) for leaf in tree.tree_leaves(data)):
+                    with without_dispatch_modes():
                         dtype = torch.tensor(data).dtype
                     kwargs = {**kwargs, "dtype": ConstantVariable.create(dtype)}
             return original(self, tx, args, kwargs)
@@ -148,9 +149,9 @@ def patches() -> list[Patch]:
         return call_function
 
     return [
-        (builder.VariableBuilder, "_wrap", wrap),
-        (builder.SourcelessBuilder, "create", create),
+        (dynamo.VariableBuilder, "_wrap", wrap),
+        (SourcelessBuilder, "create", create),
         (ConstantVariable, "create", create),
-        (NumpyVariable, "call_function", fold),
-        (TorchInGraphFunctionVariable, "call_function", typed),
+        (dynamo.NumpyVariable, "call_function", fold),
+        (dynamo.TorchInGraphFunctionVariable, "call_function", typed),
     ]

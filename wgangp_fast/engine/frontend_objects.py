@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import frontend_guards as guards
 from .patching import Patch
+from .torch_internals import dynamo
 
 _NAMES = (
     "is_leaf grad_fn _grad_fn grad _grad retains_grad output_nr _base _version name _backward_hooks "
@@ -22,9 +23,6 @@ _OF_THE_OBJECT = frozenset(_NAMES.split())
 
 
 def patches(front: Any) -> list[Patch]:
-    from torch._dynamo.source import AttrSource
-    from torch._dynamo.variables import TensorVariable
-
     def refused(tx: Any, name: str, whose: str) -> Exception:
         return front.blame(
             tx,
@@ -41,12 +39,12 @@ def patches(front: Any) -> list[Patch]:
                 example = getattr(self.as_proxy().node.meta.get("grapharg"), "example", None)
                 if getattr(example, name, None) != result.as_python_constant():
                     raise refused(tx, name, "a tensor")
-                guards.install(AttrSource(self.source, name), guards.equals)
+                guards.install(dynamo.AttrSource(self.source, name), guards.equals)
             return result
 
         return var_getattr
 
-    return [(TensorVariable, "var_getattr", attribute)]
+    return [(dynamo.TensorVariable, "var_getattr", attribute)]
 
 
 def _is_x(variable: Any, output: Any) -> bool:

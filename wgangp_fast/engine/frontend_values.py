@@ -14,10 +14,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import frontend_guards as guards
 from .patching import Patch
+from .torch_internals import (
+    dynamo,
+    each_operator,
+    inside_functorch_transform,
+    tree,
+    unknown_sizes,
+    version_of,
+    without_dispatch_modes,
+)
 
 
 class _Random(Exception):
@@ -28,11 +36,10 @@ class _Counter(Exception):
     """A value would be another at each call."""
 
 
-class _NoRandom(TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            raise _Random
-        return func(*args, **(kwargs or {}))
+def _not_random(func: Any, args: Any, kwargs: Any) -> Any:
+    if torch.Tag.nondeterministic_seeded in func.tags:
+        raise _Random
+    return func(*args, **kwargs)
 
 
 def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
@@ -43,7 +50,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
         _Random: it depends on random numbers of torch.
         _Counter: it is read from an input that the critic counts up.
     """
-    if node.graph is not output.root_tracer.graph or torch._C._functorch.peek_interpreter_stack() is not None:
+    if node.graph is not output.root_tracer.graph or inside_functorch_transform():
         return None
     needed = _inputs_of(node)
     placeholders = [n for n in needed if n.op == "placeholder"]
@@ -54,7 +61,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
         raise _Counter
     values: dict[fx.Node, Any] = {}
     try:
-        with _plain(), _NoRandom():
+        with _plain(), each_operator(_not_random):
             for each in node.graph.nodes:
                 if each in needed:
                     values[each] = _compute(output, each, values)
@@ -64,7 +71,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
         return None
     for each in needed:
         fake = each.meta.get("example_value")
-        if isinstance(fake, Tensor) and fake._version != values[each]._version:
+        if isinstance(fake, Tensor) and version_of(fake) != version_of(values[each]):
             return None  # something that depends on x was written into it
     for source in sources if guarded else ():
         guards.install(source, guards.same_numbers)
@@ -154,11 +161,9 @@ def _compute(output: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 def number_patches(front: Any) -> list[Patch]:
     """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
     with stays a number of each call, whatever it changes to."""
-    from torch._dynamo import symbolic_convert
-    from torch._dynamo.utils import proxy_args_kwargs
-    from torch._dynamo.variables import ConstantVariable, TensorVariable
-    from torch._dynamo.variables.base import VariableTracker
-    from torch._dynamo.variables.builder import wrap_fx_proxy
+    ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
+    VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
+    proxy_args_kwargs = dynamo.proxy_args_kwargs
 
     def read(tx: Any, variable: Any, needed: bool = False) -> Any:
         found = known(front, tx.output, variable.as_proxy().node, front.numbers or needed)
@@ -223,7 +228,7 @@ def number_patches(front: Any) -> list[Patch]:
     jumps = {
         code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
     }
-    for kind in tables(symbolic_convert.InstructionTranslatorBase):
+    for kind in tables(dynamo.InstructionTranslatorBase):
         patches.append(
             (
                 kind,
@@ -244,7 +249,6 @@ def _random_(tensor: Tensor, *bounds: Any) -> Tensor:
 
 def shape_patches(front: Any) -> list[Patch]:
     """Tensors whose shape depends on the data of constants become constants themselves."""
-    from torch._dynamo import utils
 
     def concrete(original: Any) -> Any:
         def run_node(tracer: Any, node: Any, args: Any, kwargs: Any, nnmodule: Any) -> Any:
@@ -275,7 +279,7 @@ def shape_patches(front: Any) -> list[Patch]:
 
         return run_node
 
-    return [(utils, "run_node", concrete)]
+    return [(dynamo.utils, "run_node", concrete)]
 
 
 _TAKE_SIZES = frozenset(
@@ -284,12 +288,7 @@ _TAKE_SIZES = frozenset(
 
 
 def _unknown_shape(result: Any) -> bool:
-    from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
-
-    return any(
-        isinstance(leaf, Tensor) and free_unbacked_symbols(leaf)
-        for leaf in torch.utils._pytree.tree_leaves(result)
-    )
+    return any(isinstance(leaf, Tensor) and unknown_sizes(leaf) for leaf in tree.tree_leaves(result))
 
 
 def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
@@ -384,5 +383,5 @@ def _fake(output: Any, value: Tensor) -> Any:
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
     """Real tensors compute, also while the front end computes with fake ones."""
-    with torch.utils._python_dispatch._disable_current_modes(), torch.no_grad():
+    with without_dispatch_modes(), torch.no_grad():
         yield

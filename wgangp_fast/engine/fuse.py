@@ -22,7 +22,7 @@ from .sweeps import Sweeps
 from .writer import args_of
 
 aten = torch.ops.aten
-nn = torch._C._nn
+nn = torch.nn.functional
 
 _POINTWISE = (
     (torch.ops.mkldnn._linear_pointwise.default,) if hasattr(torch.ops.mkldnn, "_linear_pointwise") else ()

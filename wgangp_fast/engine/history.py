@@ -12,25 +12,31 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..rules.replace_data import replace_data
 from .errors import CaptureError
+from .torch_internals import (
+    functional,
+    functional_value,
+    give_functional_value,
+    schema_of,
+    storage_key,
+    synchronise,
+    tree,
+)
 
 aten = torch.ops.aten
 _NEW_MEMORY = {getattr(aten.set_, overload) for overload in aten.set_.overloads()}
 
 
-class RecordHistory(TorchDispatchMode):
-    """Runs above functionalisation, below autograd: sees each operator with the tensors that autograd saw.
+class RecordHistory:
+    """Handles operators above functionalisation, below autograd: with the tensors that autograd saw.
 
     Functionalisation brings an alias up to date when it is next read. Here that is a step of its own, with
     gradients on, so that the grad mode of the reader does not decide the derivative of what it reads.
     """
 
     def __init__(self, inputs: Iterable[Any]) -> None:
-        super().__init__()
         self.inputs = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
         self.roots: dict[
             Any, Tensor
@@ -38,24 +44,24 @@ class RecordHistory(TorchDispatchMode):
         self.detached: set[Any] = set()  # storages with an alias that has no history
         self.replaced: list[Tensor] = []  # tensors that were given other memory (``t.data = ...``)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        from torch._subclasses.functional_tensor import FunctionalTensor
-
-        kwargs = kwargs or {}
-        given = [v for v in tree_leaves((args, kwargs)) if isinstance(v, FunctionalTensor)]
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        FunctionalTensor = functional.FunctionalTensor
+        given = [v for v in tree.tree_leaves((args, kwargs)) if isinstance(v, FunctionalTensor)]
         for tensor in given:
             self._refresh(tensor)
-        if not func._schema.is_mutable:
+        if not schema_of(func).is_mutable:
             result = func(*args, **kwargs)
             if func is aten.detach.default and given:
-                self.detached.add(_storage(given[0]))
+                self.detached.add(storage_key(given[0]))
             return result
         changed = list(_written(func, args, kwargs))
         given_data = func in _NEW_MEMORY
         if given_data:
             self.replaced += changed
-        roots = {_storage(t): self.roots[_storage(t)] for t in changed if isinstance(t, FunctionalTensor)}
-        before = {key: _value(root) for key, root in roots.items()}
+        roots = {
+            storage_key(t): self.roots[storage_key(t)] for t in changed if isinstance(t, FunctionalTensor)
+        }
+        before = {key: functional_value(root) for key, root in roots.items()}
         tracked = torch.is_grad_enabled() and any(t.requires_grad for t in given)
         if tracked and not self.detached.isdisjoint(roots):
             raise CaptureError(
@@ -74,36 +80,22 @@ class RecordHistory(TorchDispatchMode):
 
     def _refresh(self, tensor: Tensor) -> None:
         """Bring an alias up to date with what was written through others."""
-        self.roots.setdefault(_storage(tensor), tensor)
+        self.roots.setdefault(storage_key(tensor), tensor)
         with torch.enable_grad():
-            torch._sync(tensor)
+            synchronise(tensor)
 
     def _keep_history(self, root: Tensor, before: Tensor) -> None:
-        after = _value(root)
+        after = functional_value(root)
         if before.shape != after.shape or before.dtype != after.dtype:
             raise CaptureError("the critic gives a tensor that carries a gradient data of another shape")
         if after is not before and (after.dtype.is_floating_point or after.dtype.is_complex):
             with torch.enable_grad():
-                torch._functionalize_replace(_elem(root), replace_data(before, after))
-                torch._functionalize_commit_update(_elem(root))
-                torch._sync(root)
+                give_functional_value(root, replace_data(before, after))
 
 
 def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Any]:
     """The arguments that an operator writes into."""
-    for i, argument in enumerate(func._schema.arguments):
+    for i, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = kwargs[argument.name] if argument.name in kwargs else (args[i] if i < len(args) else None)
             yield from value if isinstance(value, (list, tuple)) else () if value is None else (value,)
-
-
-def _storage(tensor: Tensor) -> Any:
-    return tensor.untyped_storage()._cdata
-
-
-def _value(tensor: Any) -> Any:
-    return torch._from_functional_tensor(_elem(tensor))
-
-
-def _elem(tensor: Any) -> Any:
-    return tensor.elem

@@ -7,6 +7,7 @@ which values share memory; a :class:`Timeline` says what is alive when. The pass
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils.flop_counter import flop_registry
 
 from ..ops.registry import KERNELS
+from ..rules.registry import PACKET
 from .sweeps import Sweeps
+from .torch_internals import each_operator, fake_mode, schema_of, storage_key, without_dispatch_modes
 from .writer import args_of, result_of
 
 aten = torch.ops.aten
@@ -172,17 +173,23 @@ class Program:
 # sizes --------------------------------------------------------------------------------------------
 
 
-class _Arithmetic(TorchDispatchMode):
+class _Arithmetic:
     def __init__(self) -> None:
-        super().__init__()
         self.total = 0
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        out = func(*args, **kwargs)
+        formula = _formulas().get(func)
         if formula is not None:
-            self.total += formula(*args, **(kwargs or {}), out_val=out)
+            self.total += formula(*args, **kwargs, out_val=out)
         return out
+
+
+@functools.cache
+def _formulas() -> dict[Any, Any]:
+    """What torch's table of FLOPs says of each operator."""
+    packets = [(packet, formula) for packet, formula in flop_registry.items() if isinstance(packet, PACKET)]
+    return {getattr(packet, name): formula for packet, formula in packets for name in packet.overloads()}
 
 
 def blocks(value: Any) -> dict[int, int]:
@@ -191,8 +198,7 @@ def blocks(value: Any) -> dict[int, int]:
 
     def visit(member: Any) -> Any:
         if isinstance(member, Tensor):
-            storage = member.untyped_storage()
-            found[storage._cdata] = storage.nbytes()
+            found[storage_key(member)] = member.untyped_storage().nbytes()
         return member
 
     fx.node.map_aggregate(value, visit)
@@ -217,8 +223,8 @@ def _propagate(program: Program, inputs: list[Any], seed: Any) -> str:
     Raises:
         Unknown: a call refuses fake tensors.
     """
-    mode, device = FakeTensorMode(allow_non_fake_inputs=True), "cpu"
-    with _disable_current_modes(), torch.no_grad(), mode, _Arithmetic() as arithmetic:
+    arithmetic, device = _Arithmetic(), "cpu"
+    with without_dispatch_modes(), torch.no_grad(), fake_mode(), each_operator(arithmetic):
         given = iter(inputs)
         for node in program.graph.nodes:
             if node.op == "output":
@@ -401,7 +407,7 @@ class Timeline:
 
 
 def _mutates(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
+    schema = schema_of(node.target)
     return bool(schema and schema.is_mutable)
 
 

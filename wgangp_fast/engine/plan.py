@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from .sweeps import REST, Sweeps
 from .writer import result_of, value_of
 
 _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
-_BINDING = re.compile(r"\btorch\.((?:_C\._nn\.)?\w+)(?=\()")
+_BINDING = re.compile(r"\btorch\.((?:\w+\.)*\w+)(?=\()")
 
 
 def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
@@ -43,10 +44,9 @@ def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
         return name
 
     def binding_name(match: re.Match[str]) -> str:
-        path = match.group(1)
-        owner = torch._C._nn if path.startswith("_C._nn.") else torch
-        name = "torch_" + path.rsplit(".", 1)[-1]
-        scope[name] = getattr(owner, path.rsplit(".", 1)[-1])
+        path = match.group(1).split(".")
+        name = "torch_" + "_".join(path)
+        scope[name] = functools.reduce(getattr, path, torch)
         return name
 
     source = _BINDING.sub(binding_name, _OPERATOR.sub(operator_name, code.src))
@@ -57,7 +57,7 @@ def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
         unpack = f"({' '.join(f'{name},' for name in rest)}) = saved; " if rest else ""
         head = f"def forward({first}, saved):\n    {unpack}saved.clear()"
     body = source[source.index("def forward") :].split(":\n", 1)[1]
-    exec(compile(f"{head}\n{body}", f"<{module._get_name()}>", "exec"), scope)
+    exec(compile(f"{head}\n{body}", f"<{type(module).__name__}>", "exec"), scope)
     return scope["forward"]
 
 

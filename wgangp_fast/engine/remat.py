@@ -17,8 +17,10 @@ import torch
 from torch import fx
 
 from ..ops.registry import KERNELS
+from ..rules.registry import OPERATOR
 from .memory import Program, Timeline, facts, pressure
 from .schedule import LEAST, Overwrites, schedule, stand_in
+from .torch_internals import schema_of
 from .writer import args_of
 
 #: shares of a plan's own cost that may be spent on making values again
@@ -344,11 +346,11 @@ def repeatable(node: fx.Node) -> bool:
         return False
     target: Any = node.target
     module = getattr(target, "__module__", None) or ""
-    plain = isinstance(target, torch._ops.OpOverload) or target in _OWN or target is operator.getitem
+    plain = isinstance(target, OPERATOR) or target in _OWN or target is operator.getitem
     return plain or not module.startswith("wgangp_fast")
 
 
 def _draws(node: fx.Node) -> bool:
     target: Any = node.target
-    schema, tags = getattr(target, "_schema", None), getattr(target, "tags", ())
+    schema, tags = schema_of(target), getattr(target, "tags", ())
     return bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags

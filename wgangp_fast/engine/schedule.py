@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from .memory import SHAPE_ONLY, Facts, Program, Timeline, facts, pressure, shape_only
+from .torch_internals import schema_of
 from .writer import args_of
 
 aten = torch.ops.aten
@@ -175,7 +176,7 @@ class _Search:
         """Draws and writes keep their order."""
         tags = getattr(node.target, "tags", ())
         written = any(self.timeline.written.get(b) for b in self.timeline.held[node])
-        explicit = written and getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        explicit = written and getattr(schema_of(node.target), "is_mutable", False)
         return not explicit and torch.Tag.nondeterministic_seeded not in tags
 
     def _bytes(self, i: int) -> int:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, ops
 from ..rules.assignment import strided_assignment
 from ..rules.registry import bind, find
 from ..rules.replace_data import replace_data, replaced
+from . import torch_internals
 from .effects import EFFECTS, give_data, write
 from .errors import CaptureError
 from .normalize import normalise
@@ -118,9 +119,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> 
 
 
 def raise_if_fake(value: Any, node: fx.Node) -> None:
-    from torch._subclasses.fake_tensor import FakeTensor
-
-    if isinstance(value, FakeTensor):
+    if torch_internals.is_fake(value):
         raise CaptureError(f"{node.name} is a constant without data")
 
 

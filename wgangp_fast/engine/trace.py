@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..rules.registry import OPERATOR, PACKET
+from . import torch_internals
 from .errors import CaptureError
 from .history import RecordHistory
 from .patching import Patch, patched
+from .torch_internals import functional
 from .writer import is_float
 
 aten = torch.ops.aten
@@ -22,29 +25,28 @@ def _tracing() -> Iterator[None]:
     """Library choices that have a double backward, and no cache that could keep a fake tensor."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    backends: Any = torch.backends
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
-    mkldnn, cudnn = torch._C._get_mkldnn_enabled(), torch._C._get_cudnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    torch._C._set_cudnn_enabled(False)
+    mkldnn, cudnn = backends.mkldnn.enabled, backends.cudnn.enabled
+    backends.mkldnn.enabled = backends.cudnn.enabled = False
     try:
         with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), patched(_ordinary_checks()):
             yield
     finally:
-        torch._C._set_mkldnn_enabled(mkldnn)
-        torch._C._set_cudnn_enabled(cudnn)
+        backends.mkldnn.enabled, backends.cudnn.enabled = mkldnn, cudnn
         torch.set_autocast_cache_enabled(cache)
 
 
 def _ordinary_checks() -> list[Patch]:
     """The check behind ``linalg.inv`` and its like is an ordinary node: torch orders it by tokens, which are
     made for another kind of capture."""
-    from torch._higher_order_ops import effects
+    owner = torch_internals.ordering_by_tokens()
 
     def without_check(original: Any) -> Any:
         return lambda op: op is not aten._linalg_check_errors.default and original(op)
 
-    return [(effects, name, without_check) for name in ("has_effects", "_has_effects")]
+    return [(owner, name, without_check) for name in ("has_effects", "_has_effects") if owner is not None]
 
 
 Effect = tuple[int, bool]  # an input's position, and whether it gets other memory (``t.data = ...``)
@@ -54,25 +56,20 @@ def trace(
     gm: fx.GraphModule, example_inputs: list[Any]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
     """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
-    from torch._functorch._aot_autograd.functional_utils import from_fun, to_fun
-    from torch._subclasses.functional_tensor import FunctionalTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
-
     for node in gm.graph.nodes:
         if node.op == "call_method" and node.target in (
             "register_hook",
             "register_post_accumulate_grad_hook",
         ):
             raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
+        if torch_internals.is_higher_order(node.target):
             if "checkpoint" not in str(node.target):
                 raise CaptureError(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
             node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
     gm.recompile()
-    tracing = torch._guards.TracingContext.try_get()
-    mode = tracing.fake_mode if tracing is not None else None
+    mode = torch_internals.fake_mode_of_capture()
     if mode is None:
         raise CaptureError("no fake tensor mode is active")
     for node in gm.graph.nodes:
@@ -85,32 +82,30 @@ def trace(
     mutated: list[Effect] = []
     lines = _Lines(gm)
 
-    def functional(*inputs: Any) -> list[Any]:
+    def values(*inputs: Any) -> list[Any]:
         mutated.clear()
-        with FunctionalTensorMode():
-            wrapped = [to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
+        with functional.FunctionalTensorMode():
+            wrapped = [functional.to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
             results = []
-            with RecordHistory(wrapped) as history:
+            history = RecordHistory(wrapped)
+            with torch_internals.each_operator(history):
                 scored = lines.run(*wrapped)
             for result in scored:
                 if isinstance(result, Tensor):
-                    torch._sync(result)
-                    result = from_fun(result)
+                    torch_internals.synchronise(result)
+                    result = functional.from_fun(result)
                 results.append(result)
             for i, (given, held) in enumerate(zip(inputs, wrapped)):
                 if isinstance(given, Tensor):
-                    torch._sync(held)
-                    value = from_fun(held)
+                    torch_internals.synchronise(held)
+                    value = functional.from_fun(held)
                     if value is not given:
                         mutated.append((i, any(held is tensor for tensor in history.replaced)))
                         results.append(value)
         return results
 
-    with _tracing(), mode, _recorded(lines):
-        # An empty table: with none, torch 2.14 and later rewrite detach into alias, which has a derivative.
-        traced = make_fx(
-            functional, decomposition_table={}, tracing_mode="real", _allow_non_fake_inputs=True
-        )(*fakes)
+    with _tracing(), mode, torch_internals.each_traced_node(lines.note):
+        traced = torch_internals.trace_to_aten(values, *fakes)
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
@@ -125,8 +120,9 @@ def _call_body(body: Any, *args: Any) -> Any:
 
 def _is_custom(target: Any) -> bool:
     """Whether this is an operator of ``torch.library``, not of torch."""
-    operator = isinstance(target, (torch._ops.OpOverload, torch._ops.OpOverloadPacket))
-    return operator and not str(target).startswith(("aten.", "prims.", "wgangp_fast."))
+    return isinstance(target, (OPERATOR, PACKET)) and not str(target).startswith(
+        ("aten.", "prims.", "wgangp_fast.")
+    )
 
 
 class _Lines(fx.Interpreter):
@@ -145,28 +141,12 @@ class _Lines(fx.Interpreter):
         self.now, self.recording = n.meta.get("stack_trace"), torch.is_grad_enabled()
         return super().run_node(n)
 
-
-@contextlib.contextmanager
-def _recorded(lines: _Lines) -> Iterator[None]:
-    """Note on every traced node its place in the user's code, and whether gradients were off there."""
-    from torch.fx.experimental import proxy_tensor
-
-    tracer: Any = proxy_tensor.PythonKeyTracer
-    original = tracer.create_node
-
-    def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        node = original(self, *args, **kwargs)
-        if not (lines.recording if _is_custom(node.target) else torch.is_grad_enabled()):
+    def note(self, node: fx.Node) -> None:
+        """Write on a traced node its place in the user's code, and whether gradients were off there."""
+        if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
             node.meta["no_grad"] = True
-        if lines.now:
-            node.meta["stack_trace"] = lines.now
-        return node
-
-    tracer.create_node = create_node
-    try:
-        yield
-    finally:
-        tracer.create_node = original
+        if self.now:
+            node.meta["stack_trace"] = self.now
 
 
 def _check_static(traced: fx.GraphModule) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from torch.fx.proxy import GraphAppendingTracer
 
 from ..rules import Site
+from .torch_internals import schema_of
 
 
 def value_of(node: Any) -> Any:
@@ -72,7 +73,7 @@ class PlanSite(Site):
         def run(*values: Any) -> Any:
             return function(op, *values)
 
-        run.__name__ = f"{function.__name__}_{op._schema.name.split('::')[1]}"
+        run.__name__ = f"{function.__name__}_{schema_of(op).name.split('::')[1]}"
         run.__module__ = "wgangp_fast_plan"
         return self.current().create(run, args)
 
@@ -129,7 +130,7 @@ def sweep(graph: fx.Graph) -> None:
     def impure(node: fx.Node) -> bool:
         if node.op in ("placeholder", "output"):
             return True
-        schema = getattr(node.target, "_schema", None)
+        schema = schema_of(node.target)
         tags = getattr(node.target, "tags", ())
         raises = node.target is torch.ops.aten._linalg_check_errors.default
         return raises or bool(schema and schema.is_mutable) or torch.Tag.nondeterministic_seeded in tags

@@ -62,8 +62,8 @@ class ClipWatch(Trainer):
 
     def critic_update(self, real: Tensor, fake: Tensor, alpha: Tensor, *labels: Tensor) -> dict[str, Tensor]:
         found = super().critic_update(real, fake, alpha, *labels)
-        magnitudes = torch._foreach_norm([p.detach() for p in self.critic.parameters()], float("inf"))
-        self.largest = torch.maximum(self.largest, torch.stack(magnitudes).max())
+        largest = torch.nn.utils.get_total_norm([p.detach() for p in self.critic.parameters()], math.inf)
+        self.largest = torch.maximum(self.largest, largest)
         self.checked += 1
         return found
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from ..engine import torch_internals
 from . import cache, recipe
 from .recipe import BuildError, Recipe
 
@@ -76,7 +77,7 @@ def local_recipe(optimize: str = "-O3") -> Recipe:
 
 def _load(path: Path, how: str) -> Status:
     torch.ops.load_library(str(path))
-    with_cuda = torch._C._dispatch_has_kernel_for_dispatch_key("wgangp_fast::interpolate", "CUDA")
+    with_cuda = torch_internals.has_cuda_kernel("wgangp_fast::interpolate")
     return Status(True, how, path, with_cuda)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import backend
+from ..engine import torch_internals
 
 Function = Callable[..., Any]
 R = TypeVar("R", bound=Function)
@@ -33,7 +34,7 @@ class Kernel:
         reference: plain PyTorch, the meaning; also the fake implementation.
         file: the file of its family, in ``ops`` and in ``kernels``.
         call: runs the implementation that ``auto`` chooses for its tensors; what plans hold until the
-            backend of a plan is known. Has the ``_schema`` and ``tags`` of an operator.
+            backend of a plan is known. Has the schema and the tags of an operator.
         mutates: writes into its first argument and returns nothing.
     """
 
@@ -60,9 +61,8 @@ def operation(schema: str) -> Callable[[R], R]:
                 return handle_torch_function(call, flat, *args)
             return implementation(name, backend.automatic(name, _device(args)))(*args)
 
-        described: Any = call
-        described.__name__, described.__module__ = name, "wgangp_fast.ops.registry"
-        described._schema, described.tags = torch._C.parse_schema(f"wgangp_fast::{schema}"), ()
+        call.__name__, call.__module__ = name, "wgangp_fast.ops.registry"
+        torch_internals.describe(call, schema)
         KERNELS[name] = Kernel(name, schema, reference, file, call, schema.endswith("-> ()"))
         return reference
 

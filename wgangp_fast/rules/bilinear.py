@@ -200,7 +200,7 @@ class Linear(Bilinear):
         return products.takes(site.result, site.shape(self.a)[-1], site.result.shape[-1])
 
     def apply(self, site: Site, a: Any, b: Any) -> Any:
-        return products.onednn(a, b) if self._onednn(site) else torch._C._nn.linear(a, b)
+        return products.onednn(a, b) if self._onednn(site) else torch.nn.functional.linear(a, b)
 
     def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
         if self._onednn(site):

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..engine import torch_internals
 from .registry import DeriveError, Rule, Site, Slots, call_operator
 
 T = TypeVar("T")
@@ -137,24 +137,18 @@ def node_adjoint(
 def has_derivative(op: Any) -> bool:
     """Whether a derivative of the operator is registered with autograd, be it that it has none by meaning
     (``argmax``). Without one, torch warns in backward and takes what the kernel happens to give."""
-    asked = getattr(op, "has_kernel_for_dispatch_key", None)
-    keys = getattr(getattr(torch._C, "DispatchKey", None), "__members__", {})
-    if asked is None or not keys:
-        return True
-    names = [name for name in keys if name.startswith("Autograd") or name == "CompositeImplicitAutograd"]
-    return any(asked(keys[name]) for name in names)
+    return torch_internals.has_autograd_kernel(op)
 
 
-class _Unregistered(TorchDispatchMode):
+class _Unregistered:
     """Notes which operators without a registered derivative run. (To raise here would end the process: torch
     also asks for a tensor's device through a mode, where it cannot pass an exception on.)"""
 
     def __init__(self) -> None:
-        super().__init__()
         self.found: list[Any] = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
         if any(map(_is_float, _members(result))) and not has_derivative(func):
             self.found.append(func)
         return result
@@ -219,9 +213,9 @@ class Generic(Rule):
 
     @contextlib.contextmanager
     def _probing(
-        self, slots: frozenset[str], values: Mapping[str, Any], inside: Any = None
+        self, slots: frozenset[str], values: Mapping[str, Any], seen: _Unregistered | None = None
     ) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
-        """Leaves by slot and the results, of the operator run on ``values`` in the mode ``inside``."""
+        """Leaves by slot and the results of the operator run on ``values``; ``seen`` is shown what runs."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             names = sorted(slots)
@@ -229,8 +223,8 @@ class Generic(Rule):
             mode = getattr(leaves[0], "fake_mode", None) if leaves else None
             if mode is not None:
                 stack.enter_context(mode)
-            if inside is not None:
-                stack.enter_context(inside)
+            if seen is not None:
+                stack.enter_context(torch_internals.each_operator(seen))
             yield dict(zip(names, leaves)), _members(call_operator(self.op, fresh))
 
     def _attempt(self, how: str, work: Callable[[Mapping[str, Any]], frozenset[T]]) -> frozenset[T]:

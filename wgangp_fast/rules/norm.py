@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..engine import torch_internals
 from .linear_map import reduced_dims, spread
 from .registry import Rule, Site, Slots, add_rule, register
 
@@ -145,7 +146,7 @@ class GroupNorm(Normalisation):
         # The kernel reads both with the strides of one of them: on a CPU channels_last, if the input is.
         h = site.val("input")
         on_cpu = h.device.type == "cpu"
-        layout = torch._prims_common.suggest_memory_format(h) if on_cpu else torch.contiguous_format
+        layout = torch_internals.kernel_layout(h) if on_cpu else torch.contiguous_format
         if layout is not torch.contiguous_format:
             mask = [True, *mask[1:]]  # torch 2.13's channels_last kernel crashes without an input gradient
         v = v.contiguous(memory_format=layout)

@@ -15,7 +15,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..engine.torch_internals import schema_of
+
 Slots = Mapping[str, Any]  # slot -> value; an absent slot is structurally zero
+
+
+#: the classes of ``torch.ops.aten.add.Tensor`` and of ``torch.ops.aten.add``
+OPERATOR, PACKET = type(torch.ops.aten.add.Tensor), type(torch.ops.aten.add)
 
 
 class DeriveError(Exception):
@@ -127,7 +133,7 @@ def tensor_slots(arguments: Mapping[str, Any]) -> Iterable[str]:
 def bind(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by schema name, defaults filled in."""
     bound: dict[str, Any] = {}
-    for i, argument in enumerate(op._schema.arguments):
+    for i, argument in enumerate(schema_of(op).arguments):
         if argument.name in kwargs:
             bound[argument.name] = kwargs[argument.name]
         elif i < len(args) and not argument.kwarg_only:
@@ -139,7 +145,7 @@ def bind(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str,
 
 def call_operator(op: Any, values: Mapping[str, Any]) -> Any:
     """Call ``op`` with arguments by schema name (trailing defaults dropped, so that plans read well)."""
-    schema = op._schema.arguments
+    schema = schema_of(op).arguments
     positional = [values[a.name] for a in schema if not a.kwarg_only]
     plain = [a for a in schema if not a.kwarg_only]
     while positional and plain[-1].has_default_value() and _same(positional[-1], plain[-1].default_value):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wgangp_fast import cudagraph, graphs
 from wgangp_fast.data import Batches, Loader, Samples, UserError, moved, stream
@@ -232,8 +233,8 @@ class Trainer:
         # The half-life grows with the run at first, or the random weights of the start would linger.
         half_life = min(self.config.ema_kimg, self.kimg / 20)
         keep = 0.5 ** (self.shown / 1000 / half_life) if half_life else 0.0
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.generator.parameters()), 1 - keep)
+        move = get_ema_multi_avg_fn(keep)
+        move(list(self.average.parameters()), list(self.generator.parameters()), None)
 
     def _no_sums(self) -> dict[str, Tensor]:
         names = (
@@ -299,8 +300,7 @@ class Trainer:
         """Whether every parameter, and every loss since the last tick, is a finite number; waits for the
         device."""
         values = [*self.critic.parameters(), *self.generator.parameters(), *self.sums.values()]
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([v.detach() for v in values])])
-        return math.isfinite(norms.sum().item())
+        return math.isfinite(torch.nn.utils.get_total_norm([v.detach() for v in values], math.inf).item())
 
     def _parts(self) -> dict[str, nn.Module]:
         return {"critic": self.critic, "generator": self.generator, "average": self.average}
