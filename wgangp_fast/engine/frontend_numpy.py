@@ -8,7 +8,6 @@ takes it as the Python number of the same value, which is what eager torch does.
 
 from __future__ import annotations
 
-import functools
 import operator
 from typing import Any
 
@@ -46,7 +45,6 @@ def _is_scalar(value: Any) -> bool:
     return isinstance(value, (np.number, np.bool_))
 
 
-@functools.cache
 def _scalar_variable() -> Any:
     ConstantVariable: Any = dynamo.ConstantVariable
     VariableTracker = dynamo.VariableTracker
@@ -90,22 +88,23 @@ def _scalar_variable() -> Any:
 
 def patches() -> list[Patch]:
     ConstantVariable, SourcelessBuilder = dynamo.ConstantVariable, dynamo.SourcelessBuilder
+    scalar = _scalar_variable()
 
     def wrap(original: Any) -> Any:
         def _wrap(self: Any, value: Any) -> Any:
             if not _is_scalar(value):
                 return original(self, value)
             self.install_guards(guards.equals)
-            return _scalar_variable()(value, source=self.source)
+            return scalar(value, source=self.source)
 
         return _wrap
 
     def create(original: Any) -> Any:
         def create(*args: Any, **kwargs: Any) -> Any:
             value = args[-1] if args else kwargs.get("value")
-            if isinstance(value, _scalar_variable()):
+            if isinstance(value, scalar):
                 return value
-            return _scalar_variable()(value) if _is_scalar(value) else original(*args, **kwargs)
+            return scalar(value) if _is_scalar(value) else original(*args, **kwargs)
 
         return create
 

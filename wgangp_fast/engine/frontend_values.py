@@ -279,6 +279,7 @@ def shape_patches(front: Any) -> list[Patch]:
 
         return run_node
 
+    _unknown_shape(torch.empty(0))  # raises here on a torch that cannot tell
     return [(dynamo.utils, "run_node", concrete)]
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from .errors import CaptureError, NotNow
+from .errors import CaptureError, NotNow, Unavailable
 
 # What torch and the engine say (type of the error, its first line, its explanation), what that means in
 # the critic, and what to do about it. The first row that fits counts.
@@ -137,7 +137,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 def explained(error: BaseException) -> CaptureError:
     """A refusal out of what torch's front end, or the engine, has raised."""
-    inner = getattr(error, "inner_exception", None) or error
+    inner = _unavailable(error) or getattr(error, "inner_exception", None) or error
     if "fail_on_recompile" in str(inner):
         return NotNow("torch.compile's stance is fail_on_recompile")
     if isinstance(inner, CaptureError) and inner.remedy:
@@ -151,6 +151,15 @@ def explained(error: BaseException) -> CaptureError:
             break
     line = user_line(error)
     return refusal(f"{what}, at {line}" if line else what, remedy)
+
+
+def _unavailable(error: BaseException | None) -> Unavailable | None:
+    """What this torch lacks, if that is behind ``error``: the front end raises it as an error of its own."""
+    for _ in range(16):
+        if error is None or isinstance(error, Unavailable):
+            return error
+        error = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
+    return None
 
 
 def _said(error: BaseException) -> str:
@@ -188,7 +197,7 @@ def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
     found = ""
     for file, number, code in frames:
         if _is_users(file):
-            code = code or linecache.getline(file, number)
+            code = code or linecache.getline(file, int(number))
             found = f"{file}, line {number}" + (f" ({code.strip()})" if code and code.strip() else "")
     return found
 

@@ -152,7 +152,8 @@ def never_traced(function: F, why: str) -> F:
 def inside_compiled(value: Any) -> Any:
     """What torch.compile was given where ``value`` is what it returned; None for anything else."""
     if isinstance(value, nn.Module):
-        return value._modules.get("_orig_mod")
+        held = value._modules
+        return held["_orig_mod"] if "_orig_mod" in held else None  # noqa: SIM401 - scripted ones have no get
     return getattr(value, "_torchdynamo_orig_callable", None)
 
 
