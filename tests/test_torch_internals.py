@@ -30,11 +30,8 @@ INTERNALS = PACKAGE / "engine" / "torch_internals.py"
 
 # who looks -----------------------------------------------------------------------------------------------
 
-#: file and what it may touch, with the reason
+#: file and what it may touch: not torch's, but of a Lightning module, and Python's list of finalizers
 EXCEPTED = {
-    # The rival IS this option of torch.compile, which has no public name; without it the rival is absent.
-    ("bench/rivals.py", "torch._dynamo"),
-    # Not torch's: a Fabric module of Lightning, and what waits for objects to die.
     ("wrappers.py", "module._strategy"),
     ("engine/capture.py", "weakref.finalize._registry"),
 }

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..engine.torch_internals import trace_to_aten
+from ..engine.errors import Unavailable
+from ..engine.torch_internals import dynamo_options, trace_to_aten
 from .modes import Mode
 from .steps import Absent, Contestant, Score, Step, Task, clear_gradients, eager, give, interpolate
 
@@ -82,13 +83,13 @@ def frozen(critic: nn.Module) -> Iterator[None]:
 
 
 def trace_autograd_ops(task: Task, mode: Mode) -> Contestant:
-    """torch.compile of loss and gradients with ``torch._dynamo.config.trace_autograd_ops``."""
+    """torch.compile of loss and gradients with Dynamo's option ``trace_autograd_ops``."""
 
     def contestant(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Step:
-        from torch._dynamo import config
-
-        if not hasattr(config, "trace_autograd_ops"):
-            raise Absent(f"torch {torch.__version__} has no torch._dynamo.config.trace_autograd_ops")
+        try:
+            dynamo_options({"trace_autograd_ops": True}, {})
+        except Unavailable as error:
+            raise Absent(str(error)) from None
         parameters = list(critic.parameters())
 
         def whole(real: Tensor, fake: Tensor, alpha: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -99,7 +100,7 @@ def trace_autograd_ops(task: Task, mode: Mode) -> Contestant:
         compiled = _compile(whole)
 
         def step(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-            with config.patch(trace_autograd_ops=True):
+            with dynamo_options({"trace_autograd_ops": True}, {}):
                 value, gradients = compiled(real, fake, alpha)
             give(parameters, gradients)
             return value
