@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import ast
+import functools
+import random
 import re
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgangp_fast
 from wgangp_fast import penalty
@@ -60,20 +64,24 @@ def numbers(critic: nn.Module, **options: Any) -> list[Tensor]:
     found = []
     for call in CALLS.values():
         critic.zero_grad()
+        random.seed(0)
         value = call(critic, *samples(), **options)
         value.backward()
         found += [value.detach(), *(p.grad.clone() for p in critic.parameters() if p.grad is not None)]
     return found
 
 
-def fresh_critic() -> Critic:
+def fresh(kind: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return Critic()
+        return kind()
 
 
-def run_counting() -> tuple[list[Tensor], list[warnings.WarningMessage], Critic]:
-    critic = fresh_critic()
+Warned = list[warnings.WarningMessage]
+
+
+def run_counting(kind: Callable[[], nn.Module]) -> tuple[list[Tensor], Warned, nn.Module]:
+    critic = fresh(kind)
     with warnings.catch_warnings(record=True) as got:
         warnings.simplefilter("always")
         found = numbers(critic)
@@ -116,40 +124,131 @@ def test_the_paths_are_all_that_is_looked_up(monkeypatch: pytest.MonkeyPatch) ->
     noting = SimpleNamespace(resolve_name=lambda path: seen.add(path) or original(path))
     forget_lookups()
     monkeypatch.setattr(torch_internals, "pkgutil", noting)
-    found, got, critic = run_counting()
+    found, got, critic = run_counting(Critic)
     assert not got
     assert capture.entry(critic).refused is None
     assert len(seen) > 40
     assert not seen - set(PATHS)
-    for ours, stock in zip(found, numbers(fresh_critic(), impl="ref"), strict=True):
+    for ours, stock in zip(found, numbers(fresh(Critic), impl="ref"), strict=True):
         torch.testing.assert_close(ours, stock, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_without_a_name_the_numbers_are_stock_codes(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def without(path: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str | None]:
+    """Inside the test, torch has no ``path``."""
     original = torch_internals.pkgutil.resolve_name
 
     def resolve(asked: str) -> Any:
-        if asked == path or asked.startswith(path + "."):
+        if path is not None and f"{asked}.".startswith(f"{path}."):
             raise AttributeError(asked)
         return original(asked)
 
     forget_lookups()
     monkeypatch.setattr(torch_internals, "pkgutil", SimpleNamespace(resolve_name=resolve))
-    try:
-        found, got, critic = run_counting()
-    finally:
-        forget_lookups()
-    assert len(got) <= 1, [str(w.message) for w in got]
+    yield path
+    forget_lookups()
+
+
+def expect(found: list[Tensor], got: Warned, right: list[Tensor]) -> None:
+    """Stock's numbers, and no more than one warning, which says that stock code runs."""
+    assert [w.category for w in got] in ([], [penalty.StockPathWarning]), [str(w.message) for w in got]
+    for ours, stock in zip(found, right, strict=True):
+        torch.testing.assert_close(ours, stock, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_a_name_the_numbers_are_stock_codes(without: str) -> None:
+    found, got, critic = run_counting(Critic)
+    expect(found, got, numbers(fresh(Critic), impl="ref"))
     refused = capture.entry(critic).refused
     assert (refused is None) == (not got)
     for warning in got:
-        assert warning.category is wgangp_fast.penalty.StockPathWarning
-        assert f"torch {torch.__version__} has no {path}" in str(warning.message)
+        assert f"torch {torch.__version__} has no {without}" in str(warning.message)
         assert "use a torch from 2.11 to" in str(warning.message)
-    assert got or path not in torch_internals.REQUIRED
-    for ours, stock in zip(found, numbers(fresh_critic(), impl="ref"), strict=True):
-        torch.testing.assert_close(ours, stock, rtol=1e-10, atol=1e-12)
+    assert got or without not in torch_internals.REQUIRED
+    assert not got or without not in FRONT_END
+
+
+#: what :class:`Strange` needs of the front end, and :class:`Critic` does not
+FRONT_END = [
+    *(path for name, path in torch_internals.dynamo.paths.items() if name != "InstructionTranslatorBase"),
+    *("torch._dynamo.config.allow_rnn", "torch._dynamo.config.assume_static_by_default"),
+    *("torch.Tensor._version", "torch.fx.experimental.symbolic_shapes.free_unbacked_symbols"),
+]
+
+
+class Strange(Critic):
+    """What the front end has to be taught: draws in Python, numpy scalars, numbers out of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("widths", torch.tensor([2, 6, 3]))
+        self.gain = np.sqrt(np.float64(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        width = int(self.widths.max())
+        h = self.inner(x.reshape(-1, width)) * random.random() * self.gain
+        kept = self.widths[self.widths > 2].double()
+        return self.outer(torch.tanh(h)) * kept.sum() * random.choice([1.0, 3.0])
+
+
+@pytest.mark.parametrize("path", [None, *FRONT_END])
+def test_what_the_front_end_is_not_taught_takes_the_stock_path(without: str | None) -> None:
+    found, got, _ = run_counting(Strange)
+    expect(found, got, numbers(fresh(Strange), impl="ref"))
+    assert without is not None or not got
+    if without is not None and without.startswith("torch._dynamo.source."):  # looked up at the draw
+        assert f"has no {without}" in str(got[0].message)
+        assert "use a torch from 2.11 to" in str(got[0].message)
+
+
+class Mode(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("torch._C._get_dispatch_mode", "torch._C._TorchDispatchModeKey"),
+        *("torch.nn.modules.module._global_forward_hooks", "torch._C._len_torch_dispatch_stack"),
+        "torch.utils._python_dispatch._disable_current_modes",
+    ],
+)
+def test_under_a_dispatch_mode(without: str) -> None:
+    with Mode():
+        found, got, _ = run_counting(Critic)
+    expect(found, got, numbers(fresh(Critic), impl="ref"))
+    assert len(got) == 1
+    assert f"has no {without}" in str(got[0].message)
+
+
+@pytest.mark.parametrize(
+    "path", ["torch._inductor.compile_fx.compile_fx", *torch_internals.tree.paths.values()]
+)
+def test_an_executor_that_cannot_be_had(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")
+    stock = CALLS["gradient_penalty"]
+    monkeypatch.setitem(CALLS, "gradient_penalty", functools.partial(stock, executor="inductor"))
+    found, got, _ = run_counting(Critic)
+    monkeypatch.setitem(CALLS, "gradient_penalty", stock)
+    expect(found, got, numbers(fresh(Critic), impl="ref"))
+
+
+@pytest.mark.parametrize(
+    "path", [f"torch.nn.parallel.DistributedDataParallel._{step}_forward" for step in ("pre", "post")]
+)
+def test_ddp_that_is_not_known_stays_on(path: str, request: pytest.FixtureRequest) -> None:
+    dist = torch.distributed
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        right = numbers(nn.parallel.DistributedDataParallel(fresh(Critic)), impl="ref")
+        request.getfixturevalue("without")
+        found, got, _ = run_counting(lambda: nn.parallel.DistributedDataParallel(fresh(Critic)))
+    finally:
+        dist.destroy_process_group()
+    expect(found, got, right)
+    assert f"has no {path}" in str(got[0].message)
 
 
 IMPORTS = f"""
@@ -177,11 +276,11 @@ EVERYTHING_MISSING = (
     + """
 import warnings
 sys.path.insert(0, sys.argv[1])
-from test_missing_names import fresh_critic, numbers
+from test_missing_names import Critic, fresh, numbers
 with warnings.catch_warnings(record=True) as got:
     warnings.simplefilter("always")
-    found = numbers(fresh_critic()) + numbers(fresh_critic())
-for ours, stock in zip(found, 2 * numbers(fresh_critic(), impl="ref"), strict=True):
+    found = numbers(fresh(Critic)) + numbers(fresh(Critic))
+for ours, stock in zip(found, 2 * numbers(fresh(Critic), impl="ref"), strict=True):
     assert torch.equal(ours, stock)
 print(*[warning.message for warning in got if "torch" in str(warning.message)], sep="\\n")
 """
@@ -211,13 +310,13 @@ def test_without_any_name_all_runs_and_says_so_once() -> None:
 def test_an_untested_torch_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.16.0a0+git1234")
     monkeypatch.setattr(capture, "_said", set())
-    found, got, critic = run_counting()
-    more, again, _ = run_counting()
+    found, got, critic = run_counting(Critic)
+    more, again, _ = run_counting(Critic)
     assert [w.category for w in got + again] == [wgangp_fast.UntestedTorchWarning]
     assert re.search(r"tested with torch 2\.11 to 2\.15, and this is torch 2\.16\.0a0", str(got[0].message))
     assert got[0].filename == __file__
     assert capture.entry(critic).refused is None
-    for ours, stock in zip(found + more, 2 * numbers(fresh_critic(), impl="ref"), strict=True):
+    for ours, stock in zip(found + more, 2 * numbers(fresh(Critic), impl="ref"), strict=True):
         torch.testing.assert_close(ours, stock, rtol=1e-10, atol=1e-12)
 
 

@@ -64,6 +64,8 @@ def executable(
         backward: ``(seed, saved) -> (first, *gradients)``, which empties ``saved``; None: nothing is wanted.
     """
     report = Report(executor)
+    if executor != "eager":
+        [getattr(tree, name) for name in tree.paths]  # now, while the stock path can still be chosen
     if executor == "inductor":
         first = _Compiled(sweeps.forward, kernels, forward, report)
         if backward is None or sweeps.backward is None:
