@@ -243,6 +243,7 @@ def is_higher_order(target: Any) -> bool:
 def has_autograd_kernel(op: Any) -> bool:
     """Whether autograd knows the operator, be it that it has no derivative; True for what is no operator."""
     keys = _need("torch._C.DispatchKey.__members__")
+    _need("torch.ops.aten.add.Tensor.has_kernel_for_dispatch_key")
     asked = getattr(op, "has_kernel_for_dispatch_key", None)
     names = [name for name in keys if name.startswith("Autograd") or name == "CompositeImplicitAutograd"]
     return asked is None or any(asked(keys[name]) for name in names)
