@@ -16,6 +16,7 @@ from frontend_critic import Critic, Forward
 from penalty_checks import build, points
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import wgangp_fast
 from wgangp_fast.penalty import StockPathWarning
@@ -86,6 +87,13 @@ def _drawing_first(c: Any, x: Tensor) -> Tensor:
     return h * 2 if x.sum() > 0 else h  # the line
 
 
+def _repeated(c: Any, x: Tensor) -> Tensor:
+    """Stock code makes the inside again in its backward pass, with other weights."""
+    h = checkpoint(lambda y: torch.tanh(y @ c.w), x, use_reentrant=False)  # the line
+    c.w.data.mul_(0.9)
+    return c.head(h)
+
+
 REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "autograd.grad": (_derived, dict, "torch.func"),
     "packed sequences": (_packed, lambda: {"g": nn.GRU(2, 8, batch_first=True)}, "padded batch"),
@@ -94,6 +102,11 @@ REFUSED: dict[str, tuple[Forward, Callable[[], dict[str, Any]], str]] = {
     "a counter": (_counting, lambda: {"n": torch.tensor(0)}, "count in a float attribute"),
     "statistics of x": (_measuring, lambda: {"m": torch.zeros(6, dtype=torch.float64)}, "torch.where"),
     "an operator that reads numbers": (_reading, dict, "torch.where"),
+    "a checkpoint of what changes": (
+        _repeated,
+        lambda: {"w": nn.Parameter(torch.randn(6, 6))},
+        "outside of the",
+    ),
     "shuffle": (_permuted, dict, "draw with"),
     "one_hot of x": (_counted, dict, "pass num_classes"),
     "a log of x": (_logging_x, dict, "log outside"),

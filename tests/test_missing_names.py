@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgangp_fast
 from wgangp_fast import penalty
-from wgangp_fast.engine import capture, frontend, torch_internals
+from wgangp_fast.engine import capture, frontend, lookups, torch_internals
 from wgangp_fast.rules import generic
 
 PACKAGE = Path(__file__).resolve().parent.parent / "wgangp_fast"
@@ -90,7 +90,7 @@ def run_counting(kind: Callable[[], nn.Module]) -> tuple[list[Tensor], Warned, n
 
 def forget_lookups() -> None:
     kept = (
-        torch_internals._lookup, torch_internals.require, frontend._always, generic.has_derivative,
+        lookups.lookup, torch_internals.require, frontend._always, generic.has_derivative,
     )  # fmt: skip
     for function in kept:
         function.cache_clear()
@@ -102,7 +102,7 @@ def literal_paths() -> set[str]:
     tree = ast.parse(INTERNALS.read_text())
     asked = {*torch_internals.REQUIRED}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("_need", "_perhaps", "_lookup"):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("need", "perhaps", "lookup"):
             (path,) = node.args
             if isinstance(path, ast.Constant):
                 asked.add(path.value)
@@ -111,7 +111,8 @@ def literal_paths() -> set[str]:
     for table in (torch_internals.tree, torch_internals.functional, torch_internals.dynamo):
         asked.update(table.paths.values())
     options = "allow_rnn allow_unspec_int_on_nn_module reorderable_logging_functions recompile_limit "
-    options += "accumulated_recompile_limit skip_nnmodule_hook_guards assume_static_by_default"
+    options += "accumulated_recompile_limit skip_nnmodule_hook_guards assume_static_by_default "
+    options += "skip_tensor_guards_with_matching_dict_tags"
     return asked | {f"torch._dynamo.config.{name}" for name in options.split()}
 
 
@@ -120,10 +121,10 @@ PATHS = sorted(literal_paths())
 
 def test_the_paths_are_all_that_is_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    original = torch_internals.pkgutil.resolve_name
+    original = lookups.pkgutil.resolve_name
     noting = SimpleNamespace(resolve_name=lambda path: seen.add(path) or original(path))
     forget_lookups()
-    monkeypatch.setattr(torch_internals, "pkgutil", noting)
+    monkeypatch.setattr(lookups, "pkgutil", noting)
     found, got, critic = run_counting(Critic)
     assert not got
     assert capture.entry(critic).refused is None
@@ -136,7 +137,7 @@ def test_the_paths_are_all_that_is_looked_up(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def without(path: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str | None]:
     """Inside the test, torch has no ``path``."""
-    original = torch_internals.pkgutil.resolve_name
+    original = lookups.pkgutil.resolve_name
 
     def resolve(asked: str) -> Any:
         if path is not None and f"{asked}.".startswith(f"{path}."):
@@ -144,7 +145,7 @@ def without(path: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[str |
         return original(asked)
 
     forget_lookups()
-    monkeypatch.setattr(torch_internals, "pkgutil", SimpleNamespace(resolve_name=resolve))
+    monkeypatch.setattr(lookups, "pkgutil", SimpleNamespace(resolve_name=resolve))
     yield path
     forget_lookups()
 
@@ -164,7 +165,7 @@ def test_without_a_name_the_numbers_are_stock_codes(without: str) -> None:
     assert (refused is None) == (not got)
     for warning in got:
         assert f"torch {torch.__version__} has no {without}" in str(warning.message)
-        assert "use a torch from 2.11 to" in str(warning.message)
+        assert "use torch 2.11 to" in str(warning.message)
     assert got or without not in torch_internals.REQUIRED
     assert not got or without not in FRONT_END
 
@@ -199,7 +200,7 @@ def test_what_the_front_end_is_not_taught_takes_the_stock_path(without: str | No
     assert without is not None or not got
     if without is not None and without.startswith("torch._dynamo.source."):  # looked up at the draw
         assert f"has no {without}" in str(got[0].message)
-        assert "use a torch from 2.11 to" in str(got[0].message)
+        assert "use torch 2.11 to" in str(got[0].message)
 
 
 class Mode(TorchDispatchMode):
@@ -323,4 +324,4 @@ def test_an_untested_torch_is_named_once(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("version", ["2.11.0", "2.13.1+cpu", "2.15.0.dev20261101+cu130"])
 def test_a_tested_torch_is_no_surprise(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", version)
-    assert torch_internals.untested() is None
+    assert lookups.untested() is None

@@ -21,6 +21,7 @@ PACKAGE = ROOT / "wgangp_fast"
 # may stand in a layer of its own.
 LAYERS = (
     ("engine.errors",),
+    ("engine.lookups",),
     ("engine.torch_internals",),
     ("extras", "files", "console", "interrupts"),
     ("native", "arguments"),

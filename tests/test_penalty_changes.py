@@ -118,6 +118,18 @@ def test_a_layer_that_thaws() -> None:
         assert (pair.check().gradients["0.weight"] is None) == frozen
 
 
+def test_parameters_freeze_and_thaw_in_turn() -> None:
+    pair = Pair(lambda: rows(nn.Tanh))
+    for trained in ((), ("0.weight", "0.bias", "2.weight"), ("0.weight",), (), ("2.weight",), ("0.bias",)):
+
+        def change(critic: nn.Module, trained: tuple[str, ...] = trained) -> None:
+            for name, parameter in critic.named_parameters():
+                parameter.requires_grad_(name in trained)
+
+        pair.change(change)
+        pair.check()
+
+
 def test_batch_sizes_and_image_sizes() -> None:
     pair = Pair(lambda: Critic(lambda m, x: torch.tanh(m.c(x)).mean((1, 2, 3)), c=nn.Conv2d(2, 3, 3, 2)))
     for shape in ((4, 2, 8, 8), (1, 2, 8, 8), (7, 2, 8, 8), (4, 2, 9, 6), (4, 2, 8, 8)):

@@ -35,14 +35,14 @@ def test_tracing_rewrites_nothing() -> None:
 
 
 def test_a_torch_that_rewrites_detach_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = torch_internals._need("torch.fx.experimental.proxy_tensor.make_fx")
+    original = torch_internals.need("torch.fx.experimental.proxy_tensor.make_fx")
 
     def rewriting(function: Any, **options: Any) -> Any:
         return original(lambda x: aten.alias.default(x), **options)
 
     found = {"torch.fx.experimental.proxy_tensor.make_fx": rewriting}
-    need = torch_internals._need
-    monkeypatch.setattr(torch_internals, "_need", lambda path: found.get(path) or need(path))
+    need = torch_internals.need
+    monkeypatch.setattr(torch_internals, "need", lambda path: found.get(path) or need(path))
     with pytest.raises(errors.Unavailable, match=r"torch 2.*does not trace aten.detach as it is"):
         torch_internals.trace_to_aten(torch.detach, torch.zeros(2))
 
@@ -165,7 +165,7 @@ class Breaks:
 def test_dynamo_calls_and_does_not_trace(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
     if not known:
-        monkeypatch.setattr(torch_internals, "_perhaps", lambda path: None)
+        monkeypatch.setattr(torch_internals, "perhaps", lambda path: None)
 
     def backend(gm: Any, inputs: Any) -> Any:
         compiled.extend(targets(gm))

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ def before_planning(critic: Any, output: Any, device: torch.device, key: Any) ->
     """What a call that has no plan yet changes before it has one, to be undone if none can be made."""
     if checks.capturing(device):
         return None
-    return Verification(critic, output, lambda captured: key not in captured.plans)
+    return Verification(critic, output, device, lambda captured: key not in captured.plans)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -186,11 +187,11 @@ class _State:
         """The same things, as they are now."""
         return _State(self.modules, self.written)
 
-    def versions_kept(self) -> torch.autograd.grad_mode._unsafe_preserve_version_counter:
+    def versions_kept(self) -> AbstractContextManager[Any]:
         """Around calls of the stock code that change tensors as the plan's call did: what the plan saved for
         its backward pass counts as unchanged, since :meth:`restore` puts the numbers back."""
         tensors = tuple(t for t, _, _ in self.tensors if not t.is_inference())
-        return torch.autograd.grad_mode._unsafe_preserve_version_counter(tensors)
+        return torch_internals.versions_kept(tensors)
 
     def restore(self) -> None:
         for module, attributes, own, buffers in self.attributes:

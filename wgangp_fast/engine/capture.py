@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, fx
 
 from .. import checks, wrappers
-from . import torch_internals
+from . import lookups, torch_internals
 from .derive import derive
 from .errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
 from .frontend import FrontEnd
@@ -311,7 +311,7 @@ def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
 
 
 def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
-    strange = torch_internals.untested()
+    strange = lookups.untested()
     if strange is not None and "untested" not in _said:
         _said.add("untested")
         warn_user(strange, UntestedTorchWarning)
@@ -328,7 +328,10 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
         "recompile_limit": MOST,
         "accumulated_recompile_limit": 16 * MOST,
     }
-    patch = torch_internals.dynamo_options({"skip_nnmodule_hook_guards": False}, wanted)
+    needed = {"skip_nnmodule_hook_guards": False}
+    if lookups.RELEASE < (2, 13):  # which does not notice requires_grad_() otherwise
+        needed["skip_tensor_guards_with_matching_dict_tags"] = False
+    patch = torch_internals.dynamo_options(needed, wanted)
     _slot.kind = kind
     try:
         with patch, warnings.catch_warnings(), quiet():

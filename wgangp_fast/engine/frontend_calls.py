@@ -22,12 +22,14 @@ LOGS = frozenset(getattr(logging, name) for name in _LOGS)
 
 
 def patches(front: Any) -> list[Patch]:
+    tensor = dynamo.TensorVariable
+
     def called(original: Any) -> Any:
         def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
             function = fn.realize() if hasattr(fn, "realize") else fn
             result = frontend_draws.drawn(front, self, function, args, kwargs)
             if result is None:
-                stands_for, owner = _stand_in(function)
+                stands_for, owner = _stand_in(function, tensor)
                 if stands_for is not None:
                     result = stands_for(front, self, [*owner, *args], kwargs)
             if result is None:
@@ -78,10 +80,10 @@ def printing(front: Any) -> list[Patch]:
     ]
 
 
-def _stand_in(function: Any) -> tuple[Any, list[Any]]:
+def _stand_in(function: Any, tensor: Any) -> tuple[Any, list[Any]]:
     """What is called instead of a function, and the tensor that comes first if it is a tensor's method."""
     value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
-    if isinstance(getattr(function, "obj", None), dynamo.TensorVariable):
+    if isinstance(getattr(function, "obj", None), tensor):
         value, owner = getattr(torch, getattr(function, "name", ""), None), [function.obj]
     try:
         return _table().get(value), owner
@@ -128,11 +130,11 @@ def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any, Any], Any
 def _sequential(
     functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any
 ) -> Any:
-    """``checkpoint_sequential``: checkpoints change memory, not numbers."""
+    """``checkpoint_sequential``: how many checkpoints there are changes memory, not numbers."""
     if isinstance(functions, torch.nn.Sequential):
         functions = list(functions.children())
     for function in functions:
-        input = function(input)
+        input = torch.utils.checkpoint.checkpoint(function, input, use_reentrant=False)
     return input
 
 

@@ -108,6 +108,14 @@ def patches() -> list[Patch]:
 
         return create
 
+    def plain(original: Any) -> Any:
+        """Comparisons of numpy's numbers are constants; torch 2.11 does not know their type."""
+
+        def __init__(self: Any, value: Any, **kwargs: Any) -> None:
+            original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
+
+        return __init__
+
     def fold(original: Any) -> Any:
         """Numpy's functions of constants: as numpy computes them."""
 
@@ -151,6 +159,7 @@ def patches() -> list[Patch]:
         (dynamo.VariableBuilder, "_wrap", wrap),
         (SourcelessBuilder, "create", create),
         (ConstantVariable, "create", create),
+        (ConstantVariable, "__init__", plain),
         (dynamo.NumpyVariable, "call_function", fold),
         (dynamo.TorchInGraphFunctionVariable, "call_function", typed),
     ]

@@ -46,6 +46,11 @@ _CAUSES = (
         "print and log outside of the critic's forward",
     ),
     (
+        r"a checkpoint reads",
+        None,
+        "leave what changes (running statistics, power iterations) outside of the checkpoint",
+    ),
+    (
         r"autograd_function_apply|autograd\.Function",
         "the critic uses a custom autograd.Function",
         "write it with torch's own operators, which have a second derivative",

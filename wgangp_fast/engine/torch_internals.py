@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import pkgutil
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -19,10 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
-from .errors import Unavailable
-
-#: what the tests have passed with
-TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
+from .lookups import Names, lookup, need, perhaps, unavailable
 
 #: looked up before anything is captured: without these nobody would notice that a call must not run a plan
 REQUIRED = (
@@ -34,69 +30,15 @@ REQUIRED = (
     "torch._dynamo.symbolic_convert.InstructionTranslatorBase.call_function",
 )
 
+
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-# lookups -----------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _lookup(path: str) -> tuple[bool, Any]:
-    """Whether ``path`` means something, and what."""
-    try:
-        return True, pkgutil.resolve_name(path)
-    except (ImportError, AttributeError):
-        return False, None
-
-
-def _perhaps(path: str) -> Any:
-    """What ``path`` means; None on a torch without it."""
-    return _lookup(path)[1]
-
-
-def _need(path: str) -> Any:
-    """What ``path`` means."""
-    known, found = _lookup(path)
-    if not known:
-        raise _unavailable(f"has no {path}")
-    return found
-
-
-def _unavailable(what: str) -> Unavailable:
-    from .. import __version__
-
-    error = Unavailable(f"torch {torch.__version__} {what}, on which wgangp_fast {__version__} stands")
-    error.remedy = f"use a torch from {TESTED[0]} to {TESTED[-1]}, or a newer wgangp_fast"
-    return error
 
 
 @functools.cache
 def require() -> None:
     """Raise :class:`Unavailable` if this torch lacks one of :data:`REQUIRED`."""
     for path in REQUIRED:
-        _need(path)
-
-
-def untested() -> str | None:
-    """What to say of a torch that is not in :data:`TESTED`; None: it is."""
-    from .. import __version__
-
-    if ".".join(torch.__version__.split(".")[:2]) in TESTED:
-        return None
-    return (
-        f"wgangp_fast {__version__} was tested with torch {TESTED[0]} to {TESTED[-1]}, and this is torch "
-        f"{torch.__version__}: the first call of each critic is compared with stock code"
-    )
-
-
-class _Names:
-    """Private names by their last part; one that this torch lacks raises when it is read."""
-
-    def __init__(self, prefix: str, paths: str) -> None:
-        self.paths = {path.rpartition(".")[2]: f"{prefix}.{path}" for path in paths.split()}
-
-    def __getattr__(self, name: str) -> Any:
-        return _need(self.paths[name])
+        need(path)
 
 
 # around each call --------------------------------------------------------------------------------
@@ -104,21 +46,21 @@ class _Names:
 
 def dispatch_modes_are_active() -> bool:
     """Whether somebody sees each operator (a FLOP counter, fake tensors). True if that cannot be told."""
-    count = _perhaps("torch._C._len_torch_dispatch_stack")
+    count = perhaps("torch._C._len_torch_dispatch_stack")
     return count is None or count() > 0
 
 
 def inside_functorch_transform() -> bool:
     """Whether this is called within ``torch.func.grad``, ``vmap`` and their like. False if that cannot be
     told: nothing is captured then, and stock code meets there what it meets."""
-    peek = _perhaps("torch._C._functorch.peek_interpreter_stack")
+    peek = perhaps("torch._C._functorch.peek_interpreter_stack")
     return peek is not None and peek() is not None
 
 
 def without_subclass(x: Tensor) -> Tensor:
     """``x`` as a ``torch.Tensor``, its history kept, without asking its class; ``x`` itself if that cannot be
     done: nothing is captured then."""
-    disabled = _perhaps("torch._C.DisableTorchFunctionSubclass")
+    disabled = perhaps("torch._C.DisableTorchFunctionSubclass")
     if disabled is None:
         return x
     with disabled():
@@ -128,7 +70,7 @@ def without_subclass(x: Tensor) -> Tensor:
 def keeps_graph() -> bool:
     """Whether the backward pass that runs keeps what was saved (``retain_graph=True``). True if that cannot
     be told: what is kept for too long costs memory alone."""
-    asked = _perhaps("torch._C._autograd._get_current_graph_task_keep_graph")
+    asked = perhaps("torch._C._autograd._get_current_graph_task_keep_graph")
     return asked is None or bool(asked())
 
 
@@ -138,9 +80,9 @@ def never_traced(function: F, why: str) -> F:
     What ``torch.compiler.disable`` does, which imports Dynamo, and serves on a torch that lacks the rest. It
     decorates, so that its names alone are looked up while the package is imported.
     """
-    action = _perhaps("torch._C._dynamo.eval_frame._FrameAction")
-    strategy = _perhaps("torch._C._dynamo.eval_frame._FrameExecStrategy")
-    choose = _perhaps("torch._C._dynamo.eval_frame.set_code_exec_strategy")
+    action = perhaps("torch._C._dynamo.eval_frame._FrameAction")
+    strategy = perhaps("torch._C._dynamo.eval_frame._FrameExecStrategy")
+    choose = perhaps("torch._C._dynamo.eval_frame.set_code_exec_strategy")
     if action is None or strategy is None or choose is None:
         return torch.compiler.disable(function, reason=why)
     marked: Any = function
@@ -162,19 +104,19 @@ def inside_compiled(value: Any) -> Any:
 
 def without_dispatch_modes() -> AbstractContextManager[Any]:
     """Inside, operators run as if no dispatch mode were active."""
-    return _need("torch.utils._python_dispatch._disable_current_modes")()
+    return need("torch.utils._python_dispatch._disable_current_modes")()
 
 
 def mode_without_numbers() -> str | None:
     """``"fake"``, ``"proxy"`` or ``"functional"`` if a mode is active whose tensors have no numbers."""
-    kinds, active = _need("torch._C._TorchDispatchModeKey"), _need("torch._C._get_dispatch_mode")
+    kinds, active = need("torch._C._TorchDispatchModeKey"), need("torch._C._get_dispatch_mode")
     names = ("FAKE", "PROXY", "FUNCTIONAL")
     return next((name.lower() for name in names if active(getattr(kinds, name)) is not None), None)
 
 
 def each_operator(handler: Callable[[Any, Any, Any], Any]) -> AbstractContextManager[Any]:
     """Inside, ``handler(operator, args, kwargs)`` stands for each call of an operator in this thread."""
-    return _mode_class(_need("torch.utils._python_dispatch.TorchDispatchMode"))(handler)
+    return _mode_class(need("torch.utils._python_dispatch.TorchDispatchMode"))(handler)
 
 
 @functools.cache
@@ -192,18 +134,18 @@ def _mode_class(base: Any) -> Any:
 
 def global_module_hooks() -> list[Any]:
     """The tables of hooks that run before and after every module's forward."""
-    before = _need("torch.nn.modules.module._global_forward_pre_hooks")
-    return [before, _need("torch.nn.modules.module._global_forward_hooks")]
+    before = need("torch.nn.modules.module._global_forward_pre_hooks")
+    return [before, need("torch.nn.modules.module._global_forward_hooks")]
 
 
 def fake_mode() -> Any:
     """A mode that makes tensors without numbers, and takes ordinary ones beside them."""
-    return _need("torch._subclasses.fake_tensor.FakeTensorMode")(allow_non_fake_inputs=True)
+    return need("torch._subclasses.fake_tensor.FakeTensorMode")(allow_non_fake_inputs=True)
 
 
 def is_fake(value: Any) -> bool:
     """Whether this is a tensor without numbers."""
-    return isinstance(value, _need("torch._subclasses.fake_tensor.FakeTensor"))
+    return isinstance(value, need("torch._subclasses.fake_tensor.FakeTensor"))
 
 
 # operators ---------------------------------------------------------------------------------------
@@ -217,7 +159,7 @@ class _Schema:
 
     @functools.cached_property
     def parsed(self) -> Any:
-        return _need("torch._C.parse_schema")(self.text)
+        return need("torch._C.parse_schema")(self.text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.parsed, name)
@@ -237,13 +179,13 @@ def schema_of(target: Any) -> Any:
 
 def is_higher_order(target: Any) -> bool:
     """Whether this operator takes functions (control flow, checkpoints, custom autograd Functions)."""
-    return isinstance(target, _need("torch._ops.HigherOrderOperator"))
+    return isinstance(target, need("torch._ops.HigherOrderOperator"))
 
 
 def has_autograd_kernel(op: Any) -> bool:
     """Whether autograd knows the operator, be it that it has no derivative; True for what is no operator."""
-    keys = _need("torch._C.DispatchKey.__members__")
-    _need("torch.ops.aten.add.Tensor.has_kernel_for_dispatch_key")
+    keys = need("torch._C.DispatchKey.__members__")
+    need("torch.ops.aten.add.Tensor.has_kernel_for_dispatch_key")
     asked = getattr(op, "has_kernel_for_dispatch_key", None)
     names = [name for name in keys if name.startswith("Autograd") or name == "CompositeImplicitAutograd"]
     return asked is None or any(asked(keys[name]) for name in names)
@@ -251,7 +193,7 @@ def has_autograd_kernel(op: Any) -> bool:
 
 def has_cuda_kernel(name: str) -> bool:
     """Whether an operator runs on CUDA. False if that cannot be told."""
-    asked = _perhaps("torch._C._dispatch_has_kernel_for_dispatch_key")
+    asked = perhaps("torch._C._dispatch_has_kernel_for_dispatch_key")
     return asked is not None and bool(asked(name, "CUDA"))
 
 
@@ -259,8 +201,8 @@ def has_cuda_kernel(name: str) -> bool:
 def without_vmap_loops() -> Iterator[None]:
     """torch.vmap raises for an operator that it does not know, where it loops over the batch otherwise. A
     torch that cannot be told to does loop."""
-    switch = _perhaps("torch._C._functorch._set_vmap_fallback_enabled") or (lambda on: None)
-    asked = _perhaps("torch._C._functorch._is_vmap_fallback_enabled") or (lambda: True)
+    switch = perhaps("torch._C._functorch._set_vmap_fallback_enabled") or (lambda on: None)
+    asked = perhaps("torch._C._functorch._is_vmap_fallback_enabled") or (lambda: True)
     before = asked()
     switch(False)
     try:
@@ -274,19 +216,26 @@ def without_vmap_loops() -> Iterator[None]:
 
 def storage_key(tensor: Tensor) -> int:
     """The same for tensors that share memory, fake ones too; means nothing once the memory is freed."""
-    _need("torch.UntypedStorage._cdata")
+    need("torch.UntypedStorage._cdata")
     return tensor.untyped_storage()._cdata
+
+
+def versions_kept(tensors: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
+    """What is written into the tensors inside is no change for what autograd has saved before. On a torch
+    that lacks it, it is one, and the backward pass of what was saved raises."""
+    kept = perhaps("torch.autograd.grad_mode._unsafe_preserve_version_counter")
+    return contextlib.nullcontext() if kept is None else kept(tensors)
 
 
 def version_of(tensor: Tensor) -> int:
     """How often the tensor was written into."""
-    _need("torch.Tensor._version")
+    need("torch.Tensor._version")
     return tensor._version
 
 
 def kernel_layout(tensor: Tensor) -> torch.memory_format:
     """The memory format in which the library's kernels take a tensor with these strides."""
-    return _need("torch._prims_common.suggest_memory_format")(tensor)
+    return need("torch._prims_common.suggest_memory_format")(tensor)
 
 
 def own_tensors(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -302,8 +251,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def around_ddp(ddp: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
     """What a DistributedDataParallel does before its module, and to its result."""
-    _need("torch.nn.parallel.DistributedDataParallel._pre_forward")
-    _need("torch.nn.parallel.DistributedDataParallel._post_forward")
+    need("torch.nn.parallel.DistributedDataParallel._pre_forward")
+    need("torch.nn.parallel.DistributedDataParallel._post_forward")
     return ddp._pre_forward, ddp._post_forward
 
 
@@ -313,7 +262,7 @@ def not_warned_of_capture(optimizer: Any) -> None:
 
 
 #: functions of nested containers
-tree = _Names("torch.utils._pytree", "tree_flatten tree_unflatten tree_leaves tree_map_only")
+tree = Names("torch.utils._pytree", "tree_flatten tree_unflatten tree_leaves tree_map_only")
 
 
 # from Python to operators ------------------------------------------------------------------------
@@ -322,7 +271,7 @@ tree = _Names("torch.utils._pytree", "tree_flatten tree_unflatten tree_leaves tr
 def trace_to_aten(function: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
     """The ATen operators that ``function`` calls on ``arguments``, none of them rewritten: ``detach`` stays
     ``detach``, a view the view that it was."""
-    make_fx = _need("torch.fx.experimental.proxy_tensor.make_fx")
+    make_fx = need("torch.fx.experimental.proxy_tensor.make_fx")
     _check_detach(make_fx)
     return _traced(make_fx, function, *arguments)
 
@@ -338,13 +287,13 @@ def _check_detach(make_fx: Any) -> None:
     with without_dispatch_modes():
         graph = _traced(make_fx, torch.detach, torch.zeros(2)).graph
     if [n.target for n in graph.nodes if n.op == "call_function"] != [torch.ops.aten.detach.default]:
-        raise _unavailable("does not trace aten.detach as it is")
+        raise unavailable("does not trace aten.detach as it is")
 
 
 @contextlib.contextmanager
 def each_traced_node(note: Callable[[fx.Node], None]) -> Iterator[None]:
     """Inside, ``note`` is shown each node that :func:`trace_to_aten` makes, as it is made."""
-    tracer = _need("torch.fx.experimental.proxy_tensor.PythonKeyTracer")
+    tracer = need("torch.fx.experimental.proxy_tensor.PythonKeyTracer")
     original = tracer.create_node
 
     def create_node(self: Any, *args: Any, **kwargs: Any) -> fx.Node:
@@ -361,12 +310,12 @@ def each_traced_node(note: Callable[[fx.Node], None]) -> Iterator[None]:
 
 def ordering_by_tokens() -> Any:
     """The module by which torch orders some checks among the operators; None: this torch does not."""
-    return _perhaps("torch._higher_order_ops.effects")
+    return perhaps("torch._higher_order_ops.effects")
 
 
 #: inside ``FunctionalTensorMode()`` a change of what ``to_fun`` made is a new value; ``from_fun`` gives the
 #: present one, the tensor itself if nothing was written into it
-functional = _Names(
+functional = Names(
     "torch",
     "_subclasses.functional_tensor.FunctionalTensorMode _subclasses.functional_tensor.FunctionalTensor "
     "_functorch._aot_autograd.functional_utils.to_fun _functorch._aot_autograd.functional_utils.from_fun",
@@ -375,65 +324,64 @@ functional = _Names(
 
 def synchronise(tensor: Tensor) -> None:
     """Bring a functional tensor up to date with what was written through its aliases."""
-    _need("torch._sync")(tensor)
+    need("torch._sync")(tensor)
 
 
 def functional_value(tensor: Any) -> Tensor:
     """What a functional tensor holds now."""
-    return _need("torch._from_functional_tensor")(tensor.elem)
+    return need("torch._from_functional_tensor")(tensor.elem)
 
 
 def give_functional_value(tensor: Any, value: Tensor) -> None:
     """A functional tensor, and its aliases, hold ``value`` from now on."""
-    _need("torch._functionalize_replace")(tensor.elem, value)
-    _need("torch._functionalize_commit_update")(tensor.elem)
+    need("torch._functionalize_replace")(tensor.elem, value)
+    need("torch._functionalize_commit_update")(tensor.elem)
     synchronise(tensor)
 
 
 def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
     """``graph`` compiled by Inductor for tensors like ``examples``; its random numbers are eager code's."""
-    compile_fx = _need("torch._inductor.compile_fx.compile_fx")
+    compile_fx = need("torch._inductor.compile_fx.compile_fx")
     return compile_fx(graph, examples, config_patches={"fallback_random": True})
 
 
 # Dynamo ------------------------------------------------------------------------------------------
 
 #: what ``frontend*.py`` teach, and what of it they ask
-dynamo = _Names(
+dynamo = Names(
     "torch._dynamo",
     "utils utils.proxy_args_kwargs guards.install_guard guards.GuardBuilder source.AttrSource "
     "source.GetItemSource source.LocalSource symbolic_convert.InstructionTranslator "
-    "symbolic_convert.InstructionTranslatorBase variables.base.VariableTracker "
+    "symbolic_convert.InstructionTranslatorBase variables.base.VariableTracker variables.ConstantVariable "
     "variables.base.AttributeMutationNew variables.base.ValueMutationNew variables.builder.VariableBuilder "
-    "variables.builder.SourcelessBuilder variables.builder.wrap_fx_proxy variables.ConstantVariable "
-    "variables.NumpyVariable variables.TensorVariable variables.TorchInGraphFunctionVariable "
-    "variables.misc.DebuggingVariable variables.misc.LoggingLoggerVariable",
+    "variables.builder.SourcelessBuilder variables.builder.wrap_fx_proxy variables.misc.DebuggingVariable "
+    "variables.misc.LoggingLoggerVariable variables.NumpyVariable variables.TensorVariable "
+    "variables.TorchInGraphFunctionVariable",
 )
 
 
-def unknown_sizes(tensor: Tensor) -> bool:
-    """Whether the shape of a tensor without numbers depends on numbers."""
-    return bool(_need("torch.fx.experimental.symbolic_shapes.free_unbacked_symbols")(tensor))
+def unknown_sizes(tensor: Tensor) -> bool:  # of a tensor without numbers: whether they depend on numbers
+    return bool(need("torch.fx.experimental.symbolic_shapes.free_unbacked_symbols")(tensor))
 
 
 def dynamo_options(needed: dict[str, Any], wanted: dict[str, Any]) -> AbstractContextManager[Any]:
     """Options of Dynamo that hold inside. Of ``wanted`` those that this torch knows."""
     for name in needed:
-        _need(f"torch._dynamo.config.{name}")
-    known = {name: value for name, value in wanted.items() if _lookup(f"torch._dynamo.config.{name}")[0]}
-    return _need("torch._dynamo.config.patch")({**needed, **known})
+        need(f"torch._dynamo.config.{name}")
+    known = {name: value for name, value in wanted.items() if lookup(f"torch._dynamo.config.{name}")[0]}
+    return need("torch._dynamo.config.patch")({**needed, **known})
 
 
 def fake_mode_of_capture() -> Any:
     """The fake tensor mode of the capture in progress; None outside of one."""
-    tracing = _need("torch._guards.TracingContext").try_get()
+    tracing = need("torch._guards.TracingContext").try_get()
     return None if tracing is None else tracing.fake_mode
 
 
 def call_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
     """Run the compiled entry of ``function`` that fits; where none does its Python runs, and nothing is
     compiled. What ``torch._dynamo.run`` does, without its ten microseconds of Python."""
-    swap = _need("torch._C._dynamo.eval_frame.set_eval_frame")
+    swap = need("torch._C._dynamo.eval_frame.set_eval_frame")
     prior = swap(False)
     try:
         return function(*arguments)
@@ -443,8 +391,8 @@ def call_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def forget_compiled(code: types.CodeType) -> None:
     """Dynamo's entries of a code object are no more, as far as this torch lets."""
-    reset = _perhaps("torch._C._dynamo.eval_frame.reset_code")
-    read = _perhaps("torch._dynamo.bytecode_transformation._cached_cleaned_instructions")
+    reset = perhaps("torch._C._dynamo.eval_frame.reset_code")
+    read = perhaps("torch._dynamo.bytecode_transformation._cached_cleaned_instructions")
     if reset is not None:
         reset(code)
     if hasattr(read, "cache_clear"):

@@ -56,6 +56,7 @@ def trace(
     gm: fx.GraphModule, example_inputs: list[Any]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
     """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
+    checkpoints: list[fx.Node] = []
     for node in gm.graph.nodes:
         if node.op == "call_method" and node.target in (
             "register_hook",
@@ -68,6 +69,7 @@ def trace(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
             node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+            checkpoints.append(node)
     gm.recompile()
     mode = torch_internals.fake_mode_of_capture()
     if mode is None:
@@ -106,6 +108,11 @@ def trace(
 
     with _tracing(), mode, torch_internals.each_traced_node(lines.note):
         traced = torch_internals.trace_to_aten(values, *fakes)
+    given = gm.graph.find_nodes(op="placeholder")
+    for node in checkpoints:
+        if any(given[i] in node.all_input_nodes for i, _ in mutated):
+            # Stock code reads it again, changed, in its backward pass, and changes it once more.
+            raise CaptureError("a checkpoint reads a tensor that the critic changes in place")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
