@@ -21,7 +21,8 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint_sequential
 
 import wgangp_fast
-from wgangp_fast.engine import capture
+from wgangp_fast.engine import capture, frontend_draws
+from wgangp_fast.penalty import StockPathWarning
 
 # random numbers drawn in Python --------------------------------------------------------------------
 
@@ -114,6 +115,37 @@ def test_floats_drawn_need_one_graph_and_another_stream_another() -> None:
     assert kind.count() == 1
     critic.python = random.Random(5)
     check()
+
+
+@pytest.mark.parametrize("name", [*DRAWS, "shuffle"])
+def test_a_draw_that_is_not_recognised_is_never_kept(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """As on a torch that writes such calls in another way: then stock code runs, without any check of it."""
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")
+    monkeypatch.setattr(frontend_draws, "_stream_of", lambda tx, function: None)
+
+    def shuffled(c: Any, x: Tensor) -> Tensor:
+        order = list(range(6))
+        random.shuffle(order)
+        return c.head(x[:, order])
+
+    def make() -> nn.Module:
+        return Critic(DRAWS.get(name, shuffled), python=random.Random(0), numpy=np.random.default_rng(0))
+
+    ours, stock = build(make), build(make)
+    real, fake, alpha = points((5, 6))
+    refused = False
+    for seed in range(3):
+        found = []
+        for critic, impl in ((ours, "auto"), (stock, "ref")):
+            _seed(critic, seed)
+            torch.manual_seed(seed)
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter("always")
+                value = wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, impl=impl)
+            refused |= any(issubclass(w.category, StockPathWarning) for w in said)
+            found.append([value.item(), *_next(critic)])
+        assert found[0] == pytest.approx(found[1], rel=1e-9)
+    assert refused or name == "random_"
 
 
 def test_what_a_draw_is_asked_for_may_change() -> None:

@@ -112,7 +112,7 @@ def literal_paths() -> set[str]:
         asked.update(table.paths.values())
     options = "allow_rnn allow_unspec_int_on_nn_module reorderable_logging_functions recompile_limit "
     options += "accumulated_recompile_limit skip_nnmodule_hook_guards assume_static_by_default "
-    options += "skip_tensor_guards_with_matching_dict_tags"
+    options += "skip_tensor_guards_with_matching_dict_tags use_numpy_random_stream"
     return asked | {f"torch._dynamo.config.{name}" for name in options.split()}
 
 

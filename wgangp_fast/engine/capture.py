@@ -32,7 +32,7 @@ from .derive import derive
 from .errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
 from .frontend import FrontEnd
 from .frontend_calls import LOGS
-from .frontend_draws import NONE
+from .frontend_draws import NONE, missed
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .split import Captured, split
 from .torch_internals import dynamo
@@ -324,6 +324,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     wanted = {
         "allow_rnn": True,
         "allow_unspec_int_on_nn_module": True,
+        "use_numpy_random_stream": True,  # never torch's numbers in the place of numpy's
         "reorderable_logging_functions": {print, warnings.warn, *LOGS},
         "recompile_limit": MOST,
         "accumulated_recompile_limit": 16 * MOST,
@@ -397,6 +398,8 @@ def _path(source: str) -> tuple[str, ...]:
 def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
     """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
     captured = split(*trace(gm, example_inputs))
+    if missed():
+        raise CaptureError("the critic draws random numbers in Python in a way that the engine does not know")
     captured.python_effects = _python_effects(captured.input_names)
     _slot.kind.made.append(weakref.ref(captured))
     front = _slot.kind.front

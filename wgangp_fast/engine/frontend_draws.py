@@ -142,13 +142,26 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
         source = base if base is not None and _resolved(tx, base) is stream else None
         return stream, getattr(value, "__name__", ""), source
     owner = getattr(function, "obj", None)
+    owner = owner.realize() if hasattr(owner, "realize") else owner
     source = getattr(owner, "source", None)
-    name = getattr(function, "name", None) or getattr(getattr(function, "fn", None), "__name__", None)
+    names = (
+        getattr(function, name, None) for name in ("name", "method_name")
+    )  # the second from torch 2.15 on
+    name = next(filter(None, names), None) or getattr(getattr(function, "fn", None), "__name__", None)
     if source is None or name is None:
         return None
     if streams.is_stream(getattr(owner, "value", None)) or type(owner).__name__ == "RandomVariable":
         return _resolved(tx, source), name, source
     return None
+
+
+def missed() -> bool:
+    """Whether the code that is compiled draws from a stream of Python's that was not recognised here: Dynamo
+    keeps or repeats such numbers in ways of its own."""
+    output = dynamo.InstructionTranslator.current_tx().output
+    known = output.side_effects.id_to_variable.values()
+    generators = [variable for variable in known if type(variable).__name__ == "RandomVariable"]
+    return bool(output.random_calls) or any(map(output.side_effects.is_modified, generators))
 
 
 def _resolved(tx: Any, source: Any) -> Any:

@@ -172,25 +172,6 @@ def number_patches(front: Any) -> list[Patch]:
         front.read_number()
         return found if front.numbers or needed else None
 
-    def item(original: Any) -> Any:
-        def method_item(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
-            found = read(tx, self)
-            if found is None or found.numel() != 1:
-                return original(self, tx, *args, **kwargs)
-            with _plain():
-                return ConstantVariable.create(found.item())
-
-        return method_item
-
-    def tolist(original: Any) -> Any:
-        def method_tolist(self: Any, tx: Any, *args: Any, **kwargs: Any) -> Any:
-            found = read(tx, self)
-            if found is None:
-                return original(self, tx, *args, **kwargs)
-            return VariableTracker.build(tx, found.tolist())
-
-        return method_tolist
-
     def jumping(original: Any) -> Any:
         """``if mask.any():``"""
 
@@ -204,10 +185,16 @@ def number_patches(front: Any) -> list[Patch]:
 
         return instruction
 
-    def filled(original: Any) -> Any:
-        """``Tensor.random_``, which the front end leaves out."""
+    def methods(original: Any) -> Any:
+        """``item`` and ``tolist``; and ``random_``, which the front end leaves out."""
 
         def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+            if name in ("item", "tolist"):
+                found = read(tx, self)
+                if found is not None and (name == "tolist" or found.numel() == 1):
+                    with _plain():
+                        numbers = getattr(found, name)()
+                    return VariableTracker.build(tx, numbers)
             if name != "random_" or kwargs:
                 return original(self, tx, name, args, kwargs)
             call = proxy_args_kwargs([self, *args], kwargs)
@@ -221,9 +208,7 @@ def number_patches(front: Any) -> list[Patch]:
             yield from tables(below)
 
     patches: list[Patch] = [
-        (TensorVariable, "call_method", filled),
-        (TensorVariable, "method_item", item),
-        (TensorVariable, "method_tolist", tolist),
+        (TensorVariable, "call_method", methods),
     ]
     jumps = {
         code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
