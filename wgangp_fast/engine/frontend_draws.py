@@ -141,7 +141,7 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
         base = getattr(getattr(function, "source", None), "base", None)
         source = base if base is not None and _resolved(tx, base) is stream else None
         return stream, getattr(value, "__name__", ""), source
-    owner = getattr(function, "obj", None)
+    owner: Any = getattr(function, "obj", None)
     owner = owner.realize() if hasattr(owner, "realize") else owner
     source = getattr(owner, "source", None)
     names = (
