@@ -3,9 +3,10 @@ choose indices, and the package's own operations; in whole critics, against the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import frontend_critic
 import pytest
 import torch
 from penalty_checks import compare, points
@@ -193,3 +194,40 @@ def test_what_has_no_derivative_by_meaning_is_known_to_autograd(custom: Any) -> 
         assert generic.has_derivative(op)
     assert generic.has_derivative(custom.full.default)
     assert not generic.has_derivative(custom.raw.default)
+
+
+STATISTICS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "layer norm": lambda m, h: torch.native_layer_norm(h, [4], m.gain, m.shift, 1e-5),
+    "group norm": lambda m, h: torch.native_group_norm(h[..., None], m.gain, m.shift, len(h), 4, 1, 2, 1e-5),
+    "var_mean": lambda m, h: torch.var_mean(h * m.gain, 1, keepdim=True),
+    "svd": lambda m, h: torch.linalg.svd(h[:, :2, None] * h[:, None, 2:] + torch.eye(2).double(), False),
+    "sort": lambda m, h: torch.sort(h * m.gain, 1),
+}
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["penalty", "loss"])
+@pytest.mark.parametrize("name", STATISTICS)
+def test_every_output_of_an_operator(monkeypatch: pytest.MonkeyPatch, name: str, whole: bool) -> None:
+    """The statistics that a norm returns beside its result have derivatives too."""
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        found = STATISTICS[name](m, torch.tanh(m.first(x)))
+        return sum(torch.tanh(v).flatten(1).sum(1) for v in found if v.is_floating_point())
+
+    torch.manual_seed(0)
+    critic = frontend_critic.Critic(
+        forward, first=nn.Linear(4, 4), gain=nn.Parameter(torch.randn(4)), shift=nn.Parameter(torch.randn(4))
+    ).double()
+    real, fake, alpha = points((5, 4))
+    found = []
+    for impl in ("auto", "ref"):
+        if whole:
+            value = wgangp_fast.critic_loss(critic, real, fake, alpha=alpha, impl=impl).loss
+        else:
+            value = wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, impl=impl)
+        found.append([value, *torch.autograd.grad(value, list(critic.parameters()), allow_unused=True)])
+    for ours, stock in zip(*found):
+        assert (ours is None) == (stock is None)
+        if stock is not None:
+            torch.testing.assert_close(ours, stock, rtol=1e-9, atol=1e-12)

@@ -56,6 +56,7 @@ class Derivation:
         self.wants_x, self.wanted = wants_x, tuple(wanted)
         self.sites: dict[fx.Node, PlanSite] = {}
         self.rules: dict[fx.Node, Rule] = {}
+        self.asked: dict[fx.Node, frozenset[int]] = {}  # outputs of nodes with several that reach the score
         self.moves: set[fx.Node] = {self.x}
         self.needed: set[fx.Node] = {self.leaves[i] for i in self.wanted} | ({self.x} if wants_x else set())
 
@@ -100,15 +101,16 @@ class Derivation:
             if not active and not needed:
                 continue
             site = self.sites[node] = self._site(node, active)
-            self.rules[node] = self._rule(
-                node, site, active or frozenset(s for s, n in slots.items() if n in self.needed)
-            )
+            moving = active or frozenset(s for s, n in slots.items() if n in self.needed)
+            members = [user for user in node.users if user in reaching and user.target is operator.getitem]
+            self.asked[node] = frozenset(args_of(m)[1] for m in members if is_float(value_of(m)))
+            self.rules[node] = self._rule(node, site, moving, self.asked[node])
             if active and self._moving_outputs(node):
                 self.moves.add(node)
             if needed:
                 self.needed.add(node)
 
-    def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str]) -> Rule:
+    def _rule(self, node: fx.Node, site: PlanSite, active: frozenset[str], outputs: frozenset[int]) -> Rule:
         op: Any = node.target
         drawn = torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default
         if drawn and site.arguments.get("training") is not False:
@@ -116,7 +118,7 @@ class Derivation:
         bound = bind(node.target, args_of(node), node.kwargs)
         probe = Site(site.op, fake_values(bound), site._read, active, site.result)
         try:
-            return rule_of(probe)
+            return rule_of(probe, outputs)
         except DeriveError:
             raise
         except Exception as error:

@@ -108,7 +108,10 @@ class JointDerivation(Derivation):
             active = self.sites[node].active
             site = self._site(node, active, rows)
             moving = active or frozenset(s for s, n in self._slot_nodes(node).items() if n in self.needed)
-            self.pieces[node, rows] = site, self._rule(self._shown(node, rows), site, moving)
+            self.pieces[node, rows] = (
+                site,
+                self._rule(self._shown(node, rows), site, moving, self.asked[node]),
+            )
         return self.pieces[node, rows]
 
     def _meets(self, node: fx.Node) -> bool:

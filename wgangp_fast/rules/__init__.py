@@ -26,8 +26,11 @@ __all__ = [
 ]
 
 
-def rule_of(site: Site) -> Rule:
+def rule_of(site: Site, outputs: frozenset[int] = frozenset()) -> Rule:
     """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one.
+
+    Args:
+        outputs: of several outputs those that reach the score. Most written rules know the first alone.
 
     Raises:
         DeriveError: an operation of this package whose rule does not cover these arguments. Autograd knows
@@ -36,7 +39,8 @@ def rule_of(site: Site) -> Rule:
     rule = find(site.op)
     if rule is not None:
         rule = rule.specialise(site)
-        if rule.accepts(site) and (rule.complex_too or not _is_complex(site)):
+        known = rule.every_output or outputs <= {0}
+        if known and rule.accepts(site) and (rule.complex_too or not _is_complex(site)):
             return rule
     if any(site.op is kernel.call for kernel in KERNELS.values()):
         moving = ", ".join(sorted(site.active)) or "nothing"
