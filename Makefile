@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt 'torch==2.13.0'
-	$(PIP) install -q -c constraints.txt 'setuptools>=77' wheel ninja pybind11
+	$(PIP) install -q -c constraints.txt setuptools wheel ninja
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
@@ -60,7 +60,7 @@ bench: $(STAMP) $(BUILT) ## the pytest-benchmark suites (for tables: wgangp-fast
 
 native: $(STAMP) sanitize ## the extension, the C++ library and its tests, plain and under sanitizers
 	$(BIN)/python setup.py -q build_ext --inplace && mkdir -p build && touch $(BUILT)
-	$(CMAKE) -S . -B build/cmake -Wno-dev -DPython3_EXECUTABLE="$(abspath $(BIN)/python)" $(CMAKE_ARGS)
+	$(CMAKE) -S . -B build/cmake -Wno-dev $(CMAKE_ARGS)
 	$(CMAKE) --build build/cmake -j $(JOBS)
 	cd build/cmake && ctest --output-on-failure -j $(JOBS)
 	@echo "native: extension, library, C++ tests, C++ tests under address,undefined: all passed"
@@ -69,13 +69,13 @@ native: $(STAMP) sanitize ## the extension, the C++ library and its tests, plain
 # One instruction set and little optimisation: what is looked for does not depend on them.
 sanitize: ## the C++ tests of the CPU kernels under address and undefined-behaviour sanitizers
 	$(CMAKE) -S . -B build/sanitize -Wno-dev -DWGANGP_FAST_SANITIZE=address,undefined -DWGANGP_FAST_CUDA=OFF \
-		-DWGANGP_FAST_BUILD_INFO=OFF -DWGANGP_FAST_EMULATED=OFF -DWGANGP_FAST_ONLY_BASELINE=ON
+		-DWGANGP_FAST_EMULATED=OFF -DWGANGP_FAST_ONLY_BASELINE=ON
 	$(CMAKE) --build build/sanitize -j $(JOBS)
 	cd build/sanitize && ctest --output-on-failure -j $(JOBS)
 
 # The CUDA sources as C++, on emulated blocks and warps: what a machine without a GPU can run of them.
 emulate: ## the CUDA kernels on a CPU, by emulation
-	$(CMAKE) -S . -B build/emulate -Wno-dev -DWGANGP_FAST_CUDA=OFF -DWGANGP_FAST_BUILD_INFO=OFF \
+	$(CMAKE) -S . -B build/emulate -Wno-dev -DWGANGP_FAST_CUDA=OFF \
 		-DWGANGP_FAST_ONLY_BASELINE=ON -DWGANGP_FAST_OPTIMIZE=-O1
 	$(CMAKE) --build build/emulate -j $(JOBS)
 	cd build/emulate && ctest --output-on-failure -j $(JOBS) -R emulated

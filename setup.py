@@ -1,10 +1,9 @@
 """Build entry point; the facts about the package are in pyproject.toml, the compilers' in native/recipe.py.
 
-Two extensions, both optional: ``wgangp_fast/_C.abi3.so``, the kernels and their binding on torch's stable
-ABI (no Python in it: one file serves every Python from 3.10 and every torch from 2.11 on), and, where
-pybind11 is there, ``wgangp_fast/_build_info``, for the Python that builds it.
+One extension, optional: ``wgangp_fast/_C.abi3.so``, the kernels and their binding on torch's stable ABI. No
+Python is in it: one file serves every Python from 3.10 and every torch from 2.11 on.
 
-Environment: BUILD_NO_EXT=1 builds neither; BUILD_NO_CUDA=1 leaves the CUDA kernels out, FORCE_CUDA=1 builds
+Environment: BUILD_NO_EXT=1 does without it; BUILD_NO_CUDA=1 leaves the CUDA kernels out, FORCE_CUDA=1 builds
 them although this torch has no CUDA; TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX and MAX_JOBS as everywhere.
 Without a compiler, or where the build cannot see torch (pip's isolation: pass --no-build-isolation), the
 installation is Python alone and says so; a compiler that fails fails the installation.
@@ -12,6 +11,7 @@ installation is Python alone and says so; a compiler that fails fails the instal
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
@@ -31,25 +31,23 @@ ROOT = Path(__file__).resolve().parent
 SUFFIXES = {".cpp", ".cu", ".h", ".cuh"}
 
 
-def load_recipe() -> ModuleType:
-    """native/recipe.py by its path: the package itself imports torch."""
-    spec = importlib.util.spec_from_file_location("recipe", ROOT / "wgangp_fast" / "native" / "recipe.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["recipe"] = module  # where dataclasses look for their module
-    spec.loader.exec_module(module)
-    return module
+def load(name: str) -> ModuleType:
+    """A module of wgangp_fast/native without that package, which imports torch."""
+    package = ModuleType("wgangp_fast_native")
+    package.__path__ = [str(ROOT / "wgangp_fast" / "native")]
+    sys.modules.setdefault(package.__name__, package)
+    return importlib.import_module(f"{package.__name__}.{name}")
 
 
-recipes = load_recipe()
+recipes = load("recipe")
+toolchain = load("toolchain")
 
 
 def torch_facts() -> tuple[Path, str, str | None]:
     """Folder, version and CUDA version of the torch that this build sees, without importing it."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
-        raise recipes.BuildError(
+        raise toolchain.BuildError(
             "this build does not see torch, whose headers it needs (pip install --no-build-isolation)"
         )
     folder = Path(next(iter(spec.submodule_search_locations)))
@@ -58,7 +56,7 @@ def torch_facts() -> tuple[Path, str, str | None]:
     version = str(facts["__version__"])
     numbers = [int(number) for number in re.findall(r"\d+", version)[:2]]
     if numbers < [2, 11]:
-        raise recipes.BuildError(f"torch {version} has no stable ABI of 2.11")
+        raise toolchain.BuildError(f"torch {version} has no stable ABI of 2.11")
     cuda = facts.get("cuda")
     return folder, version, str(cuda) if cuda else None
 
@@ -67,8 +65,8 @@ def commit() -> str:
     """The commit that is built, with a + where the tree differs from it; empty outside a checkout."""
     if not (ROOT / ".git").exists():
         return ""
-    name = recipes.run_text(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
-    changed = recipes.run_text(["git", "-C", str(ROOT), "status", "--porcelain", "-uno", "csrc"]).strip()
+    name = toolchain.run_text(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]).strip()
+    changed = toolchain.run_text(["git", "-C", str(ROOT), "status", "--porcelain", "-uno", "csrc"]).strip()
     return name + ("+" if changed else "") if re.fullmatch(r"[0-9a-f]+", name) else ""
 
 
@@ -76,10 +74,11 @@ def find_cuda(torch_cuda: str | None) -> Any:
     """The CUDA compiler to use, or None: a torch without CUDA could not call what it compiles."""
     if os.environ.get("BUILD_NO_CUDA") or not (torch_cuda or os.environ.get("FORCE_CUDA")):
         return None
-    nvcc = recipes.find_nvcc()
+    nvcc = toolchain.find_nvcc()
     if nvcc is None:
         return None
-    return recipes.Cuda(nvcc, recipes.architectures(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", "")))
+    toolchain.check_nvcc(nvcc, torch_cuda)
+    return toolchain.Cuda(nvcc, toolchain.architectures(nvcc, os.environ.get("TORCH_CUDA_ARCH_LIST", "")))
 
 
 def find_ninja() -> str | None:
@@ -98,13 +97,10 @@ class BuildNative(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         made = folder / output.name
-        if ext.name == "wgangp_fast._C":
-            steps = [*RECIPE.compile_steps(folder), RECIPE.link_step(folder, made)]
-        else:
-            steps = [information_step(made)]
+        steps = [*RECIPE.compile_steps(folder), RECIPE.link_step(folder, made)]
         try:
             self.run_steps(steps, folder)
-        except recipes.BuildError as error:
+        except toolchain.BuildError as error:
             raise SystemExit(
                 f"wgangp_fast: building {ext.name} failed (BUILD_NO_EXT=1 skips it)\n{error}"
             ) from None
@@ -121,21 +117,7 @@ class BuildNative(build_ext):
         (folder / "build.ninja").write_text(recipes.ninja_text(steps), encoding="utf-8")
         command = [ninja, "-C", str(folder), f"-j{recipes.jobs()}"]
         if subprocess.run(command, check=False).returncode:
-            raise recipes.BuildError("ninja stopped; the compiler's error is above")
-
-
-def information_step(output: Path) -> Any:
-    """One command: the module _build_info."""
-    import pybind11
-
-    source = RECIPE.csrc / "build_info.cpp"
-    command = [RECIPE.compiler, *RECIPE.cpp_flags(), *RECIPE.information_flags(), "-DWGANGP_FAST_PYBIND"]
-    for folder in (pybind11.get_include(), sysconfig.get_path("include")):
-        command += ["-isystem", folder]
-    command += ["-shared", str(source), "-o", str(output)]
-    if sys.platform == "darwin":
-        command += ["-undefined", "dynamic_lookup"]
-    return recipes.Step(output, tuple(command), (source,))
+            raise toolchain.BuildError("ninja stopped; the compiler's error is above")
 
 
 class BuildPython(build_py):
@@ -160,11 +142,13 @@ def find_recipe() -> Any:
         return None
     try:
         folder, version, torch_cuda = torch_facts()
-        compiler = recipes.find_compiler()
+        compiler = toolchain.find_compiler()
         return recipes.Recipe(
             ROOT / "csrc", folder, version, compiler, find_cuda(torch_cuda), commit=commit()
         )
-    except recipes.BuildError as error:
+    except toolchain.SettingError as error:
+        raise SystemExit(f"wgangp_fast: {error}") from None
+    except toolchain.BuildError as error:
         print(
             f"warning: wgangp_fast is installed without its native kernels: {error}. They are compiled at "
             "first use where that is possible; `wgangp-fast doctor` tells.",
@@ -181,8 +165,6 @@ extensions = []
 if RECIPE is not None:
     sources = [str(path.relative_to(ROOT)) for path in RECIPE.files()]
     extensions.append(Extension("wgangp_fast._C", sources=[], depends=sources, py_limited_api=True))
-    if importlib.util.find_spec("pybind11"):
-        extensions.append(Extension("wgangp_fast._build_info", sources=[], depends=sources))
 
 setup(
     ext_modules=extensions,

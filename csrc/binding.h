@@ -19,6 +19,11 @@
 
 #include "ops.h"
 
+// The headers of torch 2.11 and 2.12 have this macro under its old name alone.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 namespace wgangp_fast::binding {
 
 using torch::headeronly::ScalarType;

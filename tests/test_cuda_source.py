@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from wgangp_fast.native.recipe import find_nvcc
+from wgangp_fast.native.toolchain import find_nvcc
 
 CSRC = Path(__file__).resolve().parent.parent / "csrc"
 ARCHITECTURES = ("80", "90", "100", "120")

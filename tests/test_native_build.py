@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from wgangp_fast import doctor, native
-from wgangp_fast.native import cache, recipe
+from wgangp_fast.native import cache, recipe, toolchain
 from wgangp_fast.ops.registry import KERNELS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -206,8 +206,8 @@ def test_key_changes_with_whatever_decides_the_outcome(small: Path) -> None:
         make_recipe(small, torch_version="2.12.0"),
         make_recipe(small, optimize="-O0"),
         make_recipe(small, compiler="other-compiler"),
-        make_recipe(small, cuda=recipe.Cuda("nvcc", ("9.0",))),
-        make_recipe(small, cuda=recipe.Cuda("nvcc", ("8.0",))),
+        make_recipe(small, cuda=toolchain.Cuda("nvcc", ("9.0",))),
+        make_recipe(small, cuda=toolchain.Cuda("nvcc", ("8.0",))),
     ]
     keys = [one.key() for one in recipes]
     assert keys[0] == make_recipe(small).key()
@@ -233,47 +233,6 @@ def test_each_kernel_is_compiled_for_each_capability() -> None:
             assert "-mavx512f" not in found["avx2"]
             assert "-mavx512bw" in found["avx512"]
     assert not [command for command in commands if "-ffast-math" in command or "-march" in command]
-
-
-@pytest.mark.parametrize(
-    ("asked", "flags"),
-    [
-        ("9.0", ["arch=compute_90,code=sm_90"]),
-        ("8.6;9.0a", ["arch=compute_86,code=sm_86", "arch=compute_90a,code=sm_90a"]),
-        (
-            "8.0 12.0+PTX",
-            [
-                "arch=compute_80,code=sm_80",
-                "arch=compute_120,code=sm_120",
-                "arch=compute_120,code=compute_120",
-            ],
-        ),
-    ],
-)
-def test_arch_list(asked: str, flags: list[str]) -> None:
-    chosen = recipe.architectures("nvcc", asked)
-    assert recipe.Cuda("nvcc", chosen).flags() == [f"-gencode={flag}" for flag in flags]
-
-
-def test_arch_list_that_is_none() -> None:
-    with pytest.raises(recipe.BuildError, match=r"must hold entries like .* got 'Hopper'"):
-        recipe.architectures("nvcc", "Hopper")
-
-
-@pytest.mark.parametrize(
-    ("known", "chosen"),
-    [
-        ("compute_80 compute_90 compute_100 compute_120", ("8.0", "9.0", "10.0", "12.0+PTX")),
-        ("compute_80 compute_90", ("8.0", "9.0+PTX")),
-    ],
-)
-def test_default_architectures_are_those_nvcc_knows(
-    known: str, chosen: tuple[str, ...], tmp_path: Path
-) -> None:
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text(f"#!/bin/sh\necho {known}\n")
-    nvcc.chmod(0o755)
-    assert recipe.architectures(str(nvcc)) == chosen
 
 
 # --- schemas ---

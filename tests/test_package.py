@@ -172,7 +172,7 @@ def test_no_long_files() -> None:
 
 
 OPTIONAL = (
-    "PIL clang_format cpuinfo cupy hypothesis jax lmdb matplotlib ninja pybind11 pytest rich safetensors "
+    "PIL clang_format cpuinfo cupy hypothesis jax lmdb matplotlib ninja pytest rich safetensors "
     "scipy skimage sklearn tensorboard torchvision tqdm triton tyro"
 )
 

@@ -75,25 +75,33 @@ def automatic(name: str, device: str) -> str:
     return "ref"
 
 
+def no_gpu() -> str | None:
+    """Why torch has no GPU here, with the remedy; None if it has one."""
+    if torch.cuda.is_available():
+        return None
+    if torch.version.cuda is None:
+        return "this torch is built without CUDA: install one with CUDA (https://pytorch.org)"
+    return (
+        f"this torch is built with CUDA {torch.version.cuda}, but there is no GPU, or no driver for it: see "
+        "nvidia-smi, and CUDA_VISIBLE_DEVICES"
+    )
+
+
 def missing(which: str) -> str | None:
     """Why a backend cannot run here, with the remedy; None if it can."""
-    if which == "cpu":
-        return None if native.library() else native.status().reason
-    if which == "cuda":
-        if not torch.cuda.is_available():
-            return "torch sees no CUDA device"
+    if which in ("cpu", "cuda"):
+        reason = no_gpu() if which == "cuda" else None
+        if reason is not None:
+            return reason
         if not native.library():
             return native.status().reason
-        return (
-            None
-            if native.status().cuda
-            else "the native library was built without CUDA (nvcc, BUILD_NO_CUDA)"
-        )
+        return native.without_cuda(torch.cuda.get_device_capability()) if which == "cuda" else None
     if which == "triton":
         if importlib.util.find_spec("triton") is None:
             return "triton is not installed: pip install triton"
-        if not torch.cuda.is_available() and not _interpreted():
-            return "torch sees no CUDA device (TRITON_INTERPRET=1 runs the kernels slowly on a CPU)"
+        if not _interpreted():
+            reason = no_gpu()
+            return reason and f"{reason} (TRITON_INTERPRET=1 runs the kernels slowly on a CPU)"
     return None
 
 

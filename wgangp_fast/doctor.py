@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import __version__, native
-from .native import recipe
+from . import __version__, backend, native
+from .native import toolchain
 
 
 class Backend(NamedTuple):
@@ -45,32 +45,30 @@ def _driver() -> str:
     return done.stdout.splitlines()[0].strip() if done.returncode == 0 and done.stdout else ""
 
 
-def _gpu() -> tuple[str, str]:
-    """Name and capability of the GPU, or why torch has none and the remedy, the first then empty."""
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        return f"{torch.cuda.get_device_name()} (capability {major}.{minor})", ""
-    if torch.version.cuda is None:
-        return "", "this torch is built without CUDA"
-    return "", "torch finds no CUDA device"
+def _gpu() -> str:
+    """Name and capability of the GPU; empty where torch has none."""
+    if not torch.cuda.is_available():
+        return ""
+    major, minor = torch.cuda.get_device_capability()
+    return f"{torch.cuda.get_device_name()} (capability {major}.{minor})"
 
 
 def versions() -> dict[str, str]:
     """Name to version, of what the package stands on."""
     try:
-        compiler = recipe.compiler_version(recipe.find_compiler())
+        compiler = toolchain.compiler_version(toolchain.find_compiler())
     except native.BuildError as error:
         compiler = str(error)
-    nvcc = recipe.find_nvcc()
+    nvcc = toolchain.find_nvcc()
     return {
         "wgangp_fast": __version__,
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "torch": f"{torch.__version__} (CUDA {torch.version.cuda or 'none'})",
         "triton": _version("triton") or "not installed",
         "driver": _driver() or "none",
-        "GPU": _gpu()[0] or "none",
+        "GPU": _gpu() or "none",
         "compiler": compiler,
-        "nvcc": recipe.compiler_version(nvcc) if nvcc else "none",
+        "nvcc": toolchain.compiler_version(nvcc) if nvcc else "none",
     }
 
 
@@ -87,24 +85,24 @@ def backends(status: native.Status) -> list[Backend]:
         elif status.reason and "not built yet" in status.reason:
             remedy = "nothing, or now: wgangp-fast doctor --build"
         found.append(Backend("cpu", False, status.reason or "", remedy))
-    gpu, why = _gpu()
-    other_torch = "install a torch with CUDA (https://pytorch.org) on a machine with an NVIDIA GPU"
-    if not gpu:
-        found.append(Backend("cuda", False, why, other_torch))
-    elif status.cuda:
-        found.append(Backend("cuda", True, f"{gpu}; {loaded}"))
-    elif status.loaded:
-        remedy = "install nvcc of CUDA 12 or 13, then: pip install --no-build-isolation --force-reinstall ."
-        found.append(Backend("cuda", False, "the native library was built without CUDA", remedy))
-    else:
-        found.append(Backend("cuda", False, "no native library (see cpu)", "as for cpu, with nvcc"))
-    if not gpu:
-        found.append(Backend("triton", False, why, other_torch))
-    elif importlib.util.find_spec("triton") is None:
-        found.append(Backend("triton", False, "triton is not installed", "pip install triton"))
-    else:
-        found.append(Backend("triton", True, gpu))
+    for name in ("cuda", "triton"):
+        why, remedy = _cannot_run(name, status)
+        note = f"{_gpu()}; {loaded}" if name == "cuda" else _gpu()
+        found.append(Backend(name, False, why, remedy) if why else Backend(name, True, note))
     return found
+
+
+def _cannot_run(name: str, status: native.Status) -> tuple[str, str]:
+    """Why a backend of the GPU cannot run, and the remedy; both empty if it can."""
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed", "pip install triton"
+    reason = backend.no_gpu()
+    if reason is None and name == "cuda":
+        if not status.loaded:
+            return "no native library (see cpu)", "as for cpu, with nvcc"
+        reason = native.without_cuda(torch.cuda.get_device_capability())
+    why, _, remedy = (reason or "").partition(": ")
+    return why, remedy
 
 
 def stale() -> bool:
@@ -127,10 +125,10 @@ def report(status: native.Status) -> str:
             "  The C++ sources have changed since: make native, or python setup.py build_ext --inplace"
         )
     lines += ["", "backends"]
-    for backend in backends(status):
-        lines.append(f"  {backend.name:<7} {'yes' if backend.runs else 'no '}  {backend.note}")
-        if backend.remedy:
-            lines.append(f"               remedy: {backend.remedy}")
+    for row in backends(status):
+        lines.append(f"  {row.name:<7} {'yes' if row.runs else 'no '}  {row.note}")
+        if row.remedy:
+            lines.append(f"               remedy: {row.remedy}")
     return "\n".join(lines)
 
 

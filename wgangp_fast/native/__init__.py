@@ -7,7 +7,6 @@ is loaded, looked for or compiled until somebody asks. ``WGANGP_FAST_NATIVE=0`` 
 from __future__ import annotations
 
 import ctypes
-import importlib
 import os
 import threading
 import warnings
@@ -17,8 +16,9 @@ from pathlib import Path
 import torch
 
 from ..engine import torch_internals
-from . import cache, recipe
-from .recipe import BuildError, Recipe
+from . import cache, recipe, toolchain
+from .recipe import Recipe
+from .toolchain import BuildError
 
 ENVIRONMENT = "WGANGP_FAST_NATIVE"
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -65,12 +65,13 @@ def local_recipe(optimize: str = "-O3") -> Recipe:
     sources = csrc()
     if sources is None:
         raise BuildError("this installation has no C++ sources")
-    compiler = recipe.find_compiler()
-    nvcc = recipe.find_nvcc() if torch.version.cuda and torch.cuda.is_available() else None
+    compiler = toolchain.find_compiler()
+    nvcc = toolchain.find_nvcc() if torch.version.cuda and torch.cuda.is_available() else None
     cuda = None
     if nvcc and not os.environ.get("BUILD_NO_CUDA"):
+        toolchain.check_nvcc(nvcc, torch.version.cuda)
         devices = {torch.cuda.get_device_capability(i) for i in range(torch.cuda.device_count())}
-        cuda = recipe.Cuda(nvcc, tuple(f"{major}.{minor}" for major, minor in sorted(devices)))
+        cuda = toolchain.Cuda(nvcc, tuple(f"{major}.{minor}" for major, minor in sorted(devices)))
     where, version = Path(torch.__file__).parent, torch.__version__
     return Recipe(sources, where, version, compiler, cuda, optimize, local=recipe.local_capability())
 
@@ -159,21 +160,27 @@ def require() -> None:
 
 
 def information() -> dict[str, str]:
-    """What the native code was built from, by what and for what; empty where nothing was built.
-
-    From the loaded library, which every Python can ask; while none is loaded, from the module _build_info,
-    which is there for the Python that built it.
-    """
-    if _status is not None and _status.path is not None:
-        function = ctypes.CDLL(str(_status.path)).wgangp_fast_build_info
-        function.restype = ctypes.c_char_p
-        lines = function().decode().splitlines()
-        return dict(line.split(": ", 1) for line in lines if ": " in line)
-    try:
-        module = importlib.import_module("wgangp_fast._build_info")
-    except ImportError:
+    """What the loaded library was built from, by what and for what; empty where none is loaded."""
+    if _status is None or _status.path is None:
         return {}
-    return dict(module.info())
+    function = ctypes.CDLL(str(_status.path)).wgangp_fast_build_info
+    function.restype = ctypes.c_char_p
+    lines = function().decode().splitlines()
+    return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+def without_cuda(device: tuple[int, int]) -> str | None:
+    """Why the loaded library has no kernels for a GPU of this capability, with the remedy; None if it has."""
+    number, oldest = (".".join(map(str, version)) for version in (device, toolchain.OLDEST_ARCHITECTURE))
+    if device < toolchain.OLDEST_ARCHITECTURE:
+        return f"this GPU has compute capability {number}, the CUDA kernels need {oldest}: use impl='auto'"
+    remedy = f"build it with nvcc and TORCH_CUDA_ARCH_LIST={number} (docs/install.md)"
+    if not status().cuda:
+        return f"the native library was built without CUDA: {remedy}"
+    made_for = information().get("architectures", "")
+    if toolchain.runs_on(made_for, device):
+        return None
+    return f"the native library has CUDA kernels for {made_for}, this GPU has capability {number}: {remedy}"
 
 
 __all__ = [
@@ -188,4 +195,5 @@ __all__ = [
     "local_recipe",
     "require",
     "status",
+    "without_cuda",
 ]

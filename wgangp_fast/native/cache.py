@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .recipe import BuildError, Recipe, Step, run_step, run_steps
+from .recipe import Recipe, Step, run_step, run_steps
+from .toolchain import BuildError
 
 
 def cache_folder(environment: Mapping[str, str] = os.environ) -> Path:

@@ -1,7 +1,7 @@
-"""How the native library is compiled: compilers, flags, sources, and the commands in order.
+"""How the native library is compiled: flags, sources, and the commands in order.
 
 ``setup.py`` (ahead of time) and :mod:`.cache` (at first use) share it. The standard library alone:
-``setup.py`` loads this file by its path, before the package or even torch can be imported.
+``setup.py`` imports it without the package, before torch can be imported.
 """
 
 from __future__ import annotations
@@ -11,19 +11,17 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from .toolchain import BuildError, Cuda, compiler_version, cudart_folders
 
 TARGET = 0x020B000000000000  # torch 2.11: the oldest whose stable ABI has what the binding calls
 TARGET_TEXT = "2.11"
-DEFAULT_ARCHITECTURES = ("8.0", "9.0", "10.0", "12.0+PTX")
-
 STANDARD = "-std=c++20"
 # No -ffast-math: NaN and infinity must come out as torch's do.
 COMMON = (STANDARD, "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
@@ -38,29 +36,6 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class BuildError(RuntimeError):
-    """The native library cannot be built here; the message says why."""
-
-
-@dataclass(frozen=True)
-class Cuda:
-    """A CUDA compiler and what it compiles for (``"9.0"``, ``"12.0+PTX"``)."""
-
-    nvcc: str
-    architectures: tuple[str, ...]
-
-    def flags(self) -> list[str]:
-        """``-gencode`` for each architecture, with PTX where it is asked for."""
-        flags = []
-        for entry in self.architectures:
-            number, _, ptx = entry.partition("+")
-            name = number.replace(".", "")
-            flags.append(f"-gencode=arch=compute_{name},code=sm_{name}")
-            if ptx:
-                flags.append(f"-gencode=arch=compute_{name},code=compute_{name}")
-        return flags
-
-
 @dataclass(frozen=True)
 class Step:
     """One command and the file that it makes."""
@@ -68,6 +43,7 @@ class Step:
     output: Path
     command: tuple[str, ...]
     inputs: tuple[Path, ...]
+    after: tuple[Path, ...] = ()  # outputs of other steps that are waited for, but not read
 
 
 @dataclass(frozen=True)
@@ -157,7 +133,18 @@ class Recipe:
         return [self.optimize, *COMMON, *WARNINGS, "-fPIC", "-fvisibility=hidden", f"-I{self.csrc}", *only]
 
     def compile_steps(self, folder: Path) -> list[Step]:
-        """Object files in ``folder``. The slow ones first: they decide when the last one ends."""
+        """Object files in ``folder``.
+
+        The binding comes first and everything else waits for it: it takes seconds, and it is what fails where
+        torch's headers are not those that it knows. Then the slow ones, which decide when the last one ends.
+        """
+        base = [self.compiler, *self.cpp_flags()]
+        binding = [*base, *self._definitions(), f"-DTORCH_TARGET_VERSION=0x{TARGET:016x}"]
+        binding += ["-isystem", str(self.torch / "include")]
+        first = [
+            self._compile(binding, source, folder / f"{source.stem}.o")
+            for source in sorted(self.csrc.glob("ops*.cpp"))
+        ]
         steps = []
         if self.cuda:
             host = ",".join([*WARNINGS, "-fPIC", "-fvisibility=hidden"])
@@ -167,7 +154,6 @@ class Recipe:
                 command += ["-ccbin", self.compiler]
             for source in sorted((self.csrc / "cuda").glob("*.cu")):
                 steps.append(self._compile(command, source, folder / f"{source.stem}.o"))
-        base = [self.compiler, *self.cpp_flags()]
         for source in sorted((self.csrc / "cpu").glob("*.cpp")):
             if not source.stem.endswith("_cpu"):
                 steps.append(self._compile(base, source, folder / f"{source.stem}.o"))
@@ -175,14 +161,11 @@ class Recipe:
             for capability, flags in self.capabilities().items():
                 command = [*base, *flags, f"-DWGANGP_FAST_CAPABILITY={capability}"]
                 steps.append(self._compile(command, source, folder / f"{source.stem}.{capability}.o"))
-        binding = [*base, *self._definitions(), f"-DTORCH_TARGET_VERSION=0x{TARGET:016x}"]
-        binding += ["-isystem", str(self.torch / "include")]
-        for source in sorted(self.csrc.glob("ops*.cpp")):
-            steps.append(self._compile(binding, source, folder / f"{source.stem}.o"))
         about = self.csrc / "build_info.cpp"
         if about.exists():
             steps.append(self._compile([*base, *self.information_flags()], about, folder / "build_info.o"))
-        return steps
+        outputs = tuple(step.output for step in first)
+        return [*first, *(replace(step, after=outputs) for step in steps)]
 
     def _compile(self, command: Sequence[str], source: Path, output: Path) -> Step:
         depend = ["-MMD", "-MF", f"{output}.d"]
@@ -200,7 +183,8 @@ class Recipe:
             command += ["-Wl,-z,defs", f"-L{self.torch / 'lib'}", "-Wl,--no-as-needed"]
             command += ["-ltorch", "-ltorch_cpu", "-lc10", "-Wl,--as-needed"]
             if self.cuda:
-                command += [f"-L{cuda_home(self.cuda.nvcc) / 'lib64'}", "-lcudart_static", "-lrt", "-ldl"]
+                command += [f"-L{folder}" for folder in cudart_folders(self.cuda.nvcc)]
+                command += ["-lcudart_static", "-lrt", "-ldl"]
             command += ["-lpthread"]
         return Step(output, tuple(command), objects)
 
@@ -215,82 +199,6 @@ def local_capability() -> str:
     if not flags >= {"avx2", "fma", "f16c"}:
         return "baseline"
     return "avx512" if flags >= {"avx512f", "avx512bw", "avx512vl", "avx512dq"} else "avx2"
-
-
-def run_text(command: Sequence[str]) -> str:
-    """Both outputs of a command; empty where it cannot run."""
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            timeout=60,
-            check=False,
-            encoding="utf-8",
-            errors="replace",
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout + done.stderr
-
-
-@lru_cache
-def cuda_home(nvcc: str) -> Path:
-    """The toolkit's folder; an nvcc on the path may be a script that calls the real one, so it is asked."""
-    output = run_text([nvcc, "-v", "-E", "-x", "cu", os.devnull])
-    found = re.search(r"^#\$ TOP=(.+)$", output, re.MULTILINE)
-    return Path(found[1]).resolve() if found else Path(nvcc).resolve().parent.parent
-
-
-@lru_cache
-def compiler_version(program: str) -> str:
-    """The line of ``program --version`` that names a version."""
-    lines = [line.strip() for line in run_text([program, "--version"]).splitlines() if line.strip()]
-    if "nvcc" in Path(program).name:
-        lines = [line for line in lines if "release" in line]
-    return lines[0].replace('"', "'") if lines else ""
-
-
-def find_compiler(environment: Mapping[str, str] = os.environ) -> str:
-    """The C++ compiler: ``CXX``, else the first of c++, g++, clang++ on the path.
-
-    Raises:
-        BuildError: there is none.
-    """
-    asked = environment.get("CXX")
-    for name in [asked] if asked else ["c++", "g++", "clang++"]:
-        found = shutil.which(name)
-        if found:
-            return found
-    tried = f"CXX={asked} is not a program" if asked else "no c++, g++ or clang++ on the path"
-    raise BuildError(f"there is no C++ compiler: {tried}")
-
-
-def find_nvcc(environment: Mapping[str, str] = os.environ) -> str | None:
-    """nvcc: from ``CUDA_HOME`` or ``CUDA_PATH``, else the path, else /usr/local/cuda."""
-    for variable in ("CUDA_HOME", "CUDA_PATH"):
-        home = environment.get(variable)
-        if home:
-            return shutil.which(str(Path(home) / "bin" / "nvcc"))
-    return shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-
-
-def architectures(nvcc: str, asked: str = "") -> tuple[str, ...]:
-    """``TORCH_CUDA_ARCH_LIST``'s entries, or the default ones that this nvcc knows.
-
-    Raises:
-        BuildError: an entry that is not a number like 9.0, 9.0a or 9.0+PTX.
-    """
-    entries = [entry for entry in re.split(r"[;,\s]+", asked) if entry]
-    for entry in entries:
-        if not re.fullmatch(r"\d+\.\d[a-z]?(\+PTX)?", entry):
-            raise BuildError(f"TORCH_CUDA_ARCH_LIST must hold entries like 9.0 or 9.0+PTX; got {entry!r}")
-    if entries:
-        return tuple(entries)
-    known = set(re.findall(r"compute_(\d+)", run_text([nvcc, "--list-gpu-arch"])))
-    chosen = [e for e in DEFAULT_ARCHITECTURES if e.split("+")[0].replace(".", "") in known]
-    if chosen and not chosen[-1].endswith("+PTX"):
-        chosen[-1] += "+PTX"  # newer devices than this nvcc knows run from the last one's PTX
-    return tuple(chosen)
 
 
 def jobs(environment: Mapping[str, str] = os.environ) -> int:
@@ -314,16 +222,20 @@ def run_step(step: Step) -> None:
 
 
 def run_steps(steps: Sequence[Step], run: Callable[[Step], None] = run_step) -> None:
-    """Run compile steps in parallel, then the last step, which needs them; nothing but the compilers."""
+    """Run compile steps in parallel, first those that others wait for; then the last one, which needs all."""
     *compiles, last = steps
-    with ThreadPoolExecutor(jobs()) as pool:
-        futures = [pool.submit(run, step) for step in compiles]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for group in (
+        [step for step in compiles if not step.after],
+        [step for step in compiles if step.after],
+    ):
+        with ThreadPoolExecutor(jobs()) as pool:
+            futures = [pool.submit(run, step) for step in group]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     run(last)
 
 
@@ -343,6 +255,7 @@ def ninja_text(steps: Sequence[Step]) -> str:
     ]
     for step in steps:
         rule = "compile" if "-MMD" in step.command else "run"
-        lines.append(f"build {escaped(step.output)}: {rule} {' '.join(map(escaped, step.inputs))}")
+        needs = [*map(escaped, step.inputs), *(["||", *map(escaped, step.after)] if step.after else [])]
+        lines.append(f"build {escaped(step.output)}: {rule} {' '.join(needs)}")
         lines.append("  cmd = " + shlex.join(step.command).replace("$", "$$"))
     return "\n".join(lines) + "\n"
