@@ -86,9 +86,12 @@ def install(version: str, wheel: Path | None, folder: Path) -> Path:
     if wheel is None:
         source, built = folder.parent / "checkout", folder / "wheel"
         copy_checkout(source)
-        flags = "-m pip wheel -q --no-deps --no-build-isolation -w".split()
-        path = f"{python.parent}{os.pathsep}{os.environ['PATH']}"  # where ninja is
-        call([python, *flags, built, source], source, BUILD_NO_CUDA=os.environ.get("BUILD_NO_CUDA", "1"), PATH=path)
+        flags = ["-q", "--no-deps", "--no-build-isolation", "-w", built]
+        changes = {
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # where ninja is
+            "BUILD_NO_CUDA": os.environ.get("BUILD_NO_CUDA", "1"),
+        }
+        call([python, "-m", "pip", "wheel", *flags, source], source, **changes)
         (wheel,) = built.glob("*.whl")
     call([*pip, f"{wheel}[train]"], folder)
     return python
