@@ -86,7 +86,7 @@ def install(version: str, wheel: Path | None, folder: Path) -> Path:
     if wheel is None:
         source, built = folder.parent / "checkout", folder / "wheel"
         copy_checkout(source)
-        flags = ["-q", "--no-deps", "--no-build-isolation", "-w", built]
+        flags: list[str | Path] = ["-q", "--no-deps", "--no-build-isolation", "-w", built]
         changes = {
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",  # where ninja is
             "BUILD_NO_CUDA": os.environ.get("BUILD_NO_CUDA", "1"),
