@@ -20,6 +20,7 @@ import tempfile
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -158,16 +159,18 @@ def main() -> int:
     parser.add_argument("versions", nargs="*", default=VERSIONS, help=f"default: {' '.join(VERSIONS)}")
     parser.add_argument("--tests", nargs="+", help="test files; default: those that compatibility.md names")
     parser.add_argument("--wheel", type=Path, help="install this wheel instead of building the checkout")
-    parser.add_argument("--folder", type=Path, help="where environments are made; default: the system's")
+    parser.add_argument("--folder", type=Path, help="work there, and leave compiled kernels for the next run")
     arguments = parser.parse_args()
     tests = arguments.tests or [f"tests/test_{name}.py" for name in TESTS]
     wheel = arguments.wheel and arguments.wheel.resolve()
     rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     bad = []
-    with tempfile.TemporaryDirectory(prefix="wgangp_fast-versions-", dir=arguments.folder) as work:
+    with ExitStack() as stack:
+        work = arguments.folder and arguments.folder.resolve()
+        work = work or stack.enter_context(tempfile.TemporaryDirectory(prefix="wgangp_fast-versions-"))
         for version in arguments.versions:
             folder = Path(work, version)
-            folder.mkdir()
+            folder.mkdir(parents=True)
             try:
                 row = run_tests(install(version, wheel, folder), tests, folder)
             except subprocess.CalledProcessError as error:
@@ -179,7 +182,8 @@ def main() -> int:
             row["tests"] = "all" if not arguments.tests else " ".join(Path(name).stem for name in tests)
             row["date"] = datetime.now(timezone.utc).date().isoformat()
             row["commit"] = call(["git", "describe", "--always", "--dirty"], ROOT).strip()
-            rows[f"{version} {'wheel' if wheel else 'built'}"] = row
+            python = row["python"].rpartition(".")[0]
+            rows[f"{version} {'wheel' if wheel else 'built'} python{python}"] = row
             rows = dict(
                 sorted(rows.items(), key=lambda item: [int(n) for n in item[0].split()[0].split(".")])
             )
