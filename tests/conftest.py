@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
+from importlib import metadata
 
 import pytest
 import torch
@@ -28,17 +30,37 @@ def available_devices() -> list[str]:
     return [named]
 
 
-def before(version: tuple[int, int]) -> bool:
-    """Whether this torch is older."""
-    return tuple(int(number) for number in torch.__version__.split(".")[:2]) < version
+def version(package: str) -> tuple[int, int]:
+    """Major and minor version of what is installed; (0, 0) where it is not."""
+    try:
+        major, minor, *_ = re.findall(r"\d+", metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return (0, 0)
+    return int(major), int(minor)
 
 
-# What stock code cannot do either on some version: when that is, parts of the tests' names, the reason.
+OLD_TRITON = (0, 0) < version("triton") < (3, 7)
+
+# What torch or Triton cannot do on some version: when that is, parts of the tests' names, the reason.
 KNOWN = (
     (
-        before((2, 12)),
-        ("[aten.grid_sampler_2d.default]", "[grid sample]"),
+        version("torch") < (2, 12),
+        ("[aten.grid_sampler_2d.default]", "grid sample]"),
         "torch before 2.12 has no second derivative of grid_sample",
+    ),
+    (
+        OLD_TRITON and version("numpy") >= (2, 4),
+        (
+            *("test_interpreter[norm_", "test_interpreter_dtypes", "test_triton.py::test_launches"),
+            *("without_a_gpu[values]", "without_a_gpu[meetings]"),
+        ),
+        "the interpreter of Triton before 3.7 does not run with numpy 2.4",
+    ),
+    (
+        OLD_TRITON,
+        ("compiles_without_spills", "norm_act_kernel instance-last]", "without_a_gpu[compile]"),
+        "Triton before 3.7 compiles three kernels worse: norm_act_adjoint group-last spills 24 bytes on sm_80, "
+        "mlp_penalty in float16 8 bytes on sm_100, norm_act instance-last has narrow loads",
     ),
 )
 

@@ -33,7 +33,7 @@ VERSIONS = ("2.11.0", "2.12.1", "2.13.0", "2.14.1", "2.15.0")
 TESTS = (
     *("rules", "generic_rule", "ops", "engine", "executor", "batches", "history", "products", "lower"),
     *("frontend", "frontend_draws", "penalty", "penalty_changes", "loss", "loss_kinds", "api", "compat"),
-    *("fuzz_critics", "package", "native_build", "toolchain", "triton"),
+    *("fuzz_critics", "package", "native_build", "toolchain", "triton", "mlp_penalty"),
 )
 NEEDED = ("pytest", "hypothesis", "expecttest", "ninja", "wheel", "triton; sys_platform == 'linux'")
 
