@@ -163,7 +163,6 @@ def main() -> int:
     arguments = parser.parse_args()
     tests = arguments.tests or [f"tests/test_{name}.py" for name in TESTS]
     wheel = arguments.wheel and arguments.wheel.resolve()
-    rows: dict[str, dict[str, Any]] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     bad = []
     with ExitStack() as stack:
         work = arguments.folder and arguments.folder.resolve()
@@ -182,6 +181,8 @@ def main() -> int:
             row["tests"] = "all" if not arguments.tests else " ".join(Path(name).stem for name in tests)
             row["date"] = datetime.now(timezone.utc).date().isoformat()
             row["commit"] = call(["git", "describe", "--always", "--dirty"], ROOT).strip()
+            # Read only now: another run may have written meanwhile.
+            rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             python = row["python"].rpartition(".")[0]
             rows[f"{version} {'wheel' if wheel else 'built'} python{python}"] = row
             rows = dict(
