@@ -59,8 +59,8 @@ KNOWN = (
     (
         OLD_TRITON,
         ("compiles_without_spills", "norm_act_kernel instance-last]", "without_a_gpu[compile]"),
-        "Triton before 3.7 compiles three kernels worse: norm_act_adjoint group-last spills 24 bytes on sm_80 "
-        "and mlp_penalty in float16 8 bytes on sm_100, norm_act instance-last has narrow loads",
+        "Triton before 3.7 compiles three kernels ill: norm_act_adjoint group-last spills 24 bytes on sm_80, "
+        "mlp_penalty in float16 8 bytes on sm_100, norm_act instance-last has narrow loads",
     ),
 )
 

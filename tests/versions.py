@@ -82,7 +82,7 @@ def install(version: str, wheel: Path | None, folder: Path) -> Path:
     """An environment with this torch and the package; returns its Python."""
     call([sys.executable, "-m", "venv", folder / "venv"], folder)
     python = folder / "venv" / "bin" / "python"
-    pip: list[str | Path] = [python, "-m", "pip", "install", "-q"]
+    pip: list[str | Path] = [python, "-m", "pip", "install", "-q", "--no-compile"]
     call([*pip, f"torch=={version}", "numpy", *NEEDED], folder)
     if wheel is None:
         source, built = folder.parent / "checkout", folder / "wheel"
