@@ -132,9 +132,9 @@ def written(rows: dict[str, dict[str, Any]]) -> str:
         "# Compatibility",
         "",
         "Written by `make versions`. Each row is an environment with that torch, in which the package is",
-        "installed. *library* is the torch that the native library was built with: the row's own where it",
-        "was built for the row from source, another where a wheel was installed (`make wheel`).",
-        f"*tests*: `all` are those of tests/test_NAME.py with the names {', '.join(TESTS)}.",
+        "installed; its native library is `built` there from source, or comes in a `wheel` (`make wheel`) that",
+        "was built with another torch. *tests*: `all` are those of tests/test_NAME.py with these names:",
+        ", ".join(TESTS) + ".",
         "",
         "| torch | Python | triton | numpy | library | tests | passed | failed | skipped | date, commit |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -184,7 +184,9 @@ def main() -> int:
             # Read only now: another run may have written meanwhile.
             rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             python = row["python"].rpartition(".")[0]
-            rows[f"{version} {'wheel' if wheel else 'built'} python{python}"] = row
+            kind = "wheel" if wheel else "built"
+            row["library"] = f"{kind} with {row['library']}"
+            rows[f"{version} {kind} python{python}"] = row
             rows = dict(
                 sorted(rows.items(), key=lambda item: [int(n) for n in item[0].split()[0].split(".")])
             )
