@@ -236,7 +236,8 @@ class GraphedCriticStep:
         optimizer: of the critic's parameters; on CUDA ``capturable=True`` where it has that option.
         n_critic: steps in one call.
         lambda_gp: weight of the penalty; default 10, or the CriticLoss's own.
-        warmup, enabled: as for :func:`make_graphed_step`; ``enabled=False`` runs on every device.
+        warmup: ordinary steps before the capture, as for :func:`make_graphed_step`.
+        enabled: False runs every step without a graph, on every device.
         generator: source of alpha, which is drawn outside the graph for every step: the numbers of
             ``critic_loss(..., generator=generator)``.
         options: of :func:`wgangp_fast.critic_loss`.

@@ -67,10 +67,15 @@ def critic_loss(
     Args:
         critic: any callable, as for :func:`wgangp_fast.gradient_penalty`.
         real: ``[N, ...]``, floating point.
-        fake: shape and device of ``real``, floating point. Gradients flow to ``real`` and ``fake`` if they
-        ask.
+        fake: shape and device of ``real``, floating point. Gradients flow to ``real`` and ``fake`` where
+            they require them.
         lambda_gp: weight of the penalty.
-        alpha, target, one_sided, output, generator, impl: as for the penalty.
+        alpha: ``[N]`` or ``[N, 1, ...]``: weight of REAL in each sample; drawn uniformly if not given.
+        target: the gradient norm that costs nothing.
+        one_sided: penalise only norms above ``target``.
+        output: picks the score out of what the critic returns.
+        generator: source of ``alpha``.
+        impl: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"ref"``.
         recompute: keep less between forward and backward, and make it again: less memory, more time.
         executor: ``"eager"``, ``"inductor"`` or ``"graph"``: how the plan is run.
 
@@ -210,7 +215,8 @@ class CriticLoss(nn.Module):
 
     Args:
         critic: the critic.
-        lambda_gp, options: as for :func:`critic_loss`.
+        lambda_gp: weight of the penalty.
+        options: other keyword arguments of :func:`critic_loss`.
 
     Example:
         >>> import torch

@@ -65,7 +65,7 @@ def gradient_penalty(
         critic: any callable; its output may have any shape and is summed. Several outputs: see ``output``.
         real: ``[N, ...]``, floating point.
         fake: shape and device of ``real``, floating point. Gradients flow to ``real`` and ``fake`` if they
-        ask.
+            require them.
         alpha: ``[N]`` or ``[N, 1, ...]``, floating point: weight of REAL in each sample. Drawn uniformly if
             not given. Where dtypes differ the points have the one that torch promotes them to, as in stock
             code: float32 for bfloat16 samples and float32 ``alpha``.
@@ -185,7 +185,10 @@ def r1_penalty(
     On real samples this is R1 (Mescheder et al. 2018); on fakes it is R2.
 
     Args:
-        critic, reduction, output, impl: as in :func:`gradient_penalty`.
+        critic: any callable, as for :func:`gradient_penalty`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+        output: picks the score out of what the critic returns.
+        impl: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"ref"``.
         real: ``[N, ...]``, floating point. Gradients flow back to it if it asks.
         gamma: the weight.
     """
@@ -207,7 +210,9 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     ordinary torch code and call ``backward()``.
 
     Args:
-        critic, output, impl: as in :func:`gradient_penalty`.
+        critic: any callable, as for :func:`gradient_penalty`.
+        output: picks the score out of what the critic returns.
+        impl: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"ref"``.
         x: ``[N, ...]``, floating point.
 
     Returns:

@@ -48,10 +48,12 @@ def compute_gradient_penalty(
 
     Args:
         D: called as ``D(x)``, or ``D(x, labels)`` if labels are given.
-        real_samples, fake_samples: ``[N, ...]``.
+        real_samples: ``[N, ...]``.
+        fake_samples: shape of ``real_samples``.
         device_or_labels: the copies in use pass either in fourth place. A string, a number or a
             ``torch.device`` is a device, anything else labels.
-        device, labels: the same by name.
+        device: the device, by name.
+        labels: the labels, by name.
     """
     if device_or_labels is not None:
         if is_device(device_or_labels):
@@ -107,7 +109,8 @@ def progan_gradient_penalty(
 
     Args:
         critic: called as ``critic(x, alpha, train_step)``.
-        real, fake: ``[N, ...]``.
+        real: ``[N, ...]``.
+        fake: shape of ``real``.
         alpha: how far the new resolution is faded in; not the weight between real and fake.
         train_step: the resolution.
         device: accepted; the weights end on the samples' device.
@@ -154,7 +157,8 @@ def cal_gradient_penalty(
 
     Args:
         netD: its output may be a PatchGAN map.
-        real_data, fake_data: ``[N, ...]``; the one that ``type`` does not use may be None.
+        real_data: ``[N, ...]``; may be None if ``type`` is ``"fake"``.
+        fake_data: shape of ``real_data``; may be None if ``type`` is ``"real"``.
         device: accepted; alpha is drawn on the samples' device.
         type: where to penalise: ``"real"``, ``"fake"`` or ``"mixed"`` (between them).
         constant: the gradient norm that costs nothing.
@@ -192,7 +196,8 @@ def lynnho_gradient_penalty(
 
     Args:
         f: the critic.
-        real, fake: ``[N, ...]``; ``fake`` is not used, and may be None, for ``"real"`` and ``"dragan"``.
+        real: ``[N, ...]``.
+        fake: shape of ``real``; not used, and may be None, for ``"real"`` and ``"dragan"``.
         gp_mode: ``"1-gp"`` ``(n-1)^2``, ``"0-gp"`` ``n^2``, ``"lp"`` ``max(0, n-1)^2``, or ``"none"`` (zero).
         sample_mode: ``"line"`` between real and fake, ``"real"``, ``"fake"``, or ``"dragan"``: on the line
             from real to ``real + 0.5 * std(real) * beta``, beta uniform, one an element.
@@ -236,7 +241,8 @@ def ctgan_calc_gradient_penalty(
 
     Args:
         discriminator: takes ``[N, D]`` rows and packs them itself: ``[N / pac, 1]``.
-        real_data, fake_data: ``[N, D]``, N a multiple of ``pac``.
+        real_data: ``[N, D]``, N a multiple of ``pac``.
+        fake_data: shape of ``real_data``.
         device: accepted; alpha is drawn on the samples' device.
         pac: rows in a group.
         lambda_: the weight, inside.
@@ -273,7 +279,8 @@ def gradient_penalty_loss(
 
     Args:
         discriminator: any critic.
-        real_data, fake_data: ``[N, C, ...]``.
+        real_data: ``[N, C, ...]``.
+        fake_data: shape of ``real_data``.
         weight: broadcasts to the samples, ``[N, 1, H, W]`` usually. mmagic calls it ``mask``.
         norm_mode: ``"pixel"``: norms over dimension 1; ``"HWC"``: over all of a sample.
         mask: ``weight`` under mmagic's name.
@@ -324,7 +331,8 @@ def compute_grad_pen(
 
     Args:
         discriminator: takes the states side by side, ``[N, S + S']``.
-        expert_state, expert_next_state: ``[N, S]``, ``[N, S']``.
+        expert_state: ``[N, S]``.
+        expert_next_state: ``[N, S']``.
         lambda_: the weight, inside.
     """
     check_callable("discriminator", discriminator)
@@ -355,8 +363,10 @@ def gail_compute_grad_pen(
     Args:
         discriminator: takes state and action side by side, ``[N, S + A]``; a module without a ``forward`` of
             its own is scored by its ``trunk``, as the original is.
-        expert_state, policy_state: ``[N, S]``.
-        expert_action, policy_action: ``[N, A]``.
+        expert_state: ``[N, S]``.
+        policy_state: shape of ``expert_state``.
+        expert_action: ``[N, A]``.
+        policy_action: shape of ``expert_action``.
         lambda_: the weight, inside.
     """
     check_callable("discriminator", discriminator)

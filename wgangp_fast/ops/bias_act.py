@@ -53,7 +53,11 @@ def bias_act_grad(
     Args:
         v: cotangent or tangent, shape and dtype of ``x``.
         ref: ``x``, or the result of :func:`bias_act`, as ``saves`` in the activation's row says.
-        bias, act, parameters, dim, impl: as in :func:`bias_act`.
+        bias: ``[C]`` of dimension ``dim``, or None.
+        act: name of the activation.
+        parameters: the activation's own numbers.
+        dim: dimension of ``x`` that ``bias`` runs along.
+        impl: ``"auto"`` or a backend's name.
     """
     run = implementation("bias_act_grad", backend.pick("bias_act_grad", impl, v.device))
     return run(v, ref, bias, dim, *encode(act, parameters))
@@ -74,8 +78,14 @@ def bias_act_adjoint(
 
     Args:
         c: adjoint of the result, or None for zero.
-        g, t: cotangent of the result, tangent of ``x``.
-        ref, bias, act, parameters, dim, impl: as in :func:`bias_act_grad`.
+        g: cotangent of the result.
+        t: tangent of ``x``.
+        ref: ``x``, or the result of :func:`bias_act`, as ``saves`` in the activation's row says.
+        bias: ``[C]`` of dimension ``dim``, or None.
+        act: name of the activation.
+        parameters: the activation's own numbers.
+        dim: dimension of ``x`` that ``bias`` runs along.
+        impl: ``"auto"`` or a backend's name.
     """
     run = implementation("bias_act_adjoint", backend.pick("bias_act_adjoint", impl, g.device))
     return run(c, g, t, ref, bias, dim, *encode(act, parameters))

@@ -13,7 +13,8 @@ def gate(a: Tensor, b: Tensor, *, impl: str = "auto") -> Tensor:
     """``sigmoid(a) * tanh(b)``.
 
     Args:
-        a, b: one shape and dtype; any strides, for instance two halves of one tensor.
+        a: any strides, for instance one half of a tensor.
+        b: shape and dtype of ``a``, any strides.
         impl: a backend, or ``"auto"``.
 
     Returns:

@@ -61,7 +61,8 @@ def mlp_penalty(
     """Penalty, input gradient and what the backward needs, of an MLP critic.
 
     Args:
-        real, fake: ``[N, D]``, contiguous, one floating dtype; ``pac`` rows in a row make one sample.
+        real: ``[N, D]``, contiguous, one floating dtype; ``pac`` rows in a row make one sample.
+        fake: shape and dtype of ``real``.
         alpha: ``[R]``, dtype of ``real``; None draws it from Philox at ``seed`` and ``offset``, one a row.
         weights: L tensors ``[W_l, W_{l-1}]``, contiguous, ``W_{-1} = D0``; the last has one row.
         biases: L tensors ``[W_l]`` or None; the last moves the score alone and is not read.
@@ -69,7 +70,9 @@ def mlp_penalty(
             last one, behind the score, may be there and is None.
         act: 0 identity, 1 relu, 2 leaky_relu, 3 tanh.
         negative_slope: of leaky_relu; at least 0, so that the sign of ``h`` tells the side.
-        target, one_sided, reduction: as in ``norm_penalty``; 0 none, 1 sum, 2 mean.
+        target: the norm that costs nothing.
+        one_sided: penalise only norms above ``target``.
+        reduction: 0 none, 1 sum, 2 mean.
         impl: ``"ref"``, ``"cuda"``, ``"triton"``, or ``"auto"``, which takes the reference for float64 and
             on a CPU.
 
@@ -103,8 +106,14 @@ def mlp_penalty_backward(
 
     Args:
         incoming: cotangent of the value, ``[]`` or ``[R]``, any floating dtype.
-        slope, gradient, h, g: as :func:`mlp_penalty` returned them.
-        weights, masks, act, negative_slope: as it was given them.
+        slope: as :func:`mlp_penalty` returned it.
+        gradient: as :func:`mlp_penalty` returned it.
+        h: as :func:`mlp_penalty` returned it.
+        g: as :func:`mlp_penalty` returned it.
+        weights: those that :func:`mlp_penalty` was given.
+        masks: those that :func:`mlp_penalty` was given.
+        act: that of the forward pass.
+        negative_slope: that of the forward pass.
 
     Returns:
         ``t [R, D0 + S]``: the seed ``gradient * slope * incoming``, then the tangent of ``a_l`` for each

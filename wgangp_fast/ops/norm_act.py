@@ -38,9 +38,11 @@ def norm_act(
         x: ``[N, C, ...]`` for ``groups > 0``: group norm (1: a layer norm with an affine a channel; C:
             instance norm), contiguous or channels_last. For ``groups == 0`` layer norm over the last
             ``dims`` dimensions.
-        weight, bias: ``[C]``, or the shape of the last ``dims`` dimensions; dtype of ``x``.
+        weight: ``[C]``, or the shape of the last ``dims`` dimensions; dtype of ``x``.
+        bias: as ``weight``.
         eps: added to the variance.
-        act, parameters: as in :func:`~wgangp_fast.ops.bias_act`.
+        act: name of the activation, as in :func:`~wgangp_fast.ops.bias_act`.
+        parameters: the activation's own numbers.
         impl: a backend, or ``"auto"``.
 
     Returns:
