@@ -16,7 +16,7 @@ BUILT := build/.extension
 CMAKE := cmake
 JOBS := $(or $(MAX_JOBS),$(shell nproc 2>/dev/null || echo 2))
 
-.PHONY: help setup demo test lint format bench native sanitize emulate wheel versions gpu clean
+.PHONY: help setup demo test lint format docs bench native sanitize emulate wheel versions gpu clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ format: $(STAMP) ## rewrite the sources as lint wants them
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	@if [ -n "$(strip $(CPP_SOURCES))" ]; then $(BIN)/clang-format -i $(CPP_SOURCES); fi
+
+docs: $(STAMP) ## the pages of docs/ as a site in build/docs; a broken link or an unknown argument stops it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 bench: $(STAMP) $(BUILT) ## the pytest-benchmark suites (for tables: wgangp-fast bench)
 	$(BIN)/python -m pytest benchmarks -q
