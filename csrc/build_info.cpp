@@ -1,5 +1,5 @@
 // What the library was built from, by what, and for what: lines "name: text". A C function, which any
-// Python can ask through ctypes.
+// Python can ask through ctypes; built with WGANGP_FAST_PYBIND, a module for one Python as well.
 #include <string>
 #include <utility>
 #include <vector>
@@ -56,3 +56,19 @@ extern "C" [[gnu::visibility("default")]] const char* wgangp_fast_build_info() {
   }();
   return text.c_str();
 }
+
+#ifdef WGANGP_FAST_PYBIND
+#include <pybind11/pybind11.h>
+
+PYBIND11_MODULE(_build_info, m) {
+  m.doc() = "How the native part of wgangp_fast was built.";
+  m.def(
+      "info",
+      [] {
+        pybind11::dict result;
+        for (const auto& [name, value] : entries()) result[name] = value;
+        return result;
+      },
+      "Compiler, C++ standard, instruction sets, CUDA, torch and commit of the build, as a dict of texts.");
+}
+#endif

@@ -7,6 +7,7 @@ is loaded, looked for or compiled until somebody asks. ``WGANGP_FAST_NATIVE=0`` 
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import threading
 import warnings
@@ -160,9 +161,16 @@ def require() -> None:
 
 
 def information() -> dict[str, str]:
-    """What the loaded library was built from, by what and for what; empty where none is loaded."""
+    """What the native code was built from, by what and for what; empty where nothing was built.
+
+    From the loaded library, which every Python can ask; while none is loaded, from the module _build_info,
+    which a checkout has for the Python that built it.
+    """
     if _status is None or _status.path is None:
-        return {}
+        try:
+            return dict(importlib.import_module("wgangp_fast._build_info").info())
+        except ImportError:
+            return {}
     function = ctypes.CDLL(str(_status.path)).wgangp_fast_build_info
     function.restype = ctypes.c_char_p
     lines = function().decode().splitlines()
