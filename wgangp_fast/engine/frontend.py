@@ -116,14 +116,14 @@ class FrontEnd:
         return CaptureError(what)  # torch writes into what it lets through
 
     def _patches(self) -> list[Patch]:
-        values, found = frontend_values, []
+        values = frontend_values
+        found = frontend_objects.patches(self)  # without these, numbers may be wrong: nothing is captured
         for group in (
             _of_numpy,
             values.shape_patches,
             values.number_patches,
             frontend_calls.patches,
             frontend_calls.printing,
-            frontend_objects.patches,
         ):
             with contextlib.suppress(Unavailable):  # what it would have allowed takes the stock path
                 found += group(self)

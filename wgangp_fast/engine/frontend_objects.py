@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from . import frontend_guards as guards
+from . import lookups
 from .patching import Patch
 from .torch_internals import dynamo
 
@@ -19,6 +20,8 @@ _NAMES = (
     "is_leaf grad_fn _grad_fn grad _grad retains_grad output_nr _base _version name _backward_hooks "
     "_post_accumulate_grad_hooks"
 )
+#: what the front end calls to read an attribute of a tensor; the second from torch 2.15 on
+_READS = ("var_getattr", "tp_getattro_impl")
 _OF_THE_OBJECT = frozenset(_NAMES.split())
 
 
@@ -44,7 +47,10 @@ def patches(front: Any) -> list[Patch]:
 
         return var_getattr
 
-    return [(dynamo.TensorVariable, "var_getattr", attribute)]
+    names = [name for name in _READS if name in vars(dynamo.TensorVariable)]
+    if not names:
+        raise lookups.unavailable("reads attributes of tensors in a way that is not known")
+    return [(dynamo.TensorVariable, name, attribute) for name in names]
 
 
 def _is_x(variable: Any, output: Any) -> bool:

@@ -26,7 +26,13 @@ from .torch_internals import (
 )
 
 aten = torch.ops.aten
-_NEW_MEMORY = {getattr(aten.set_, overload) for overload in aten.set_.overloads()}
+#: what ``t.data = ...`` is captured as; the second from torch 2.15 on
+_NEW_MEMORY = {
+    getattr(getattr(aten, name), overload)
+    for name in ("set_", "shallow_copy_data_")
+    if hasattr(aten, name)
+    for overload in getattr(aten, name).overloads()
+}
 
 
 class RecordHistory:
