@@ -112,9 +112,8 @@ def trace(
     for node in checkpoints:
         if any(given[i] in node.all_input_nodes for i, _ in mutated):
             # Stock code reads it again, changed, in its backward pass, and changes it once more.
-            body = getattr(gm, str(node.args[0].target)).graph.nodes  # type: ignore[union-attr]
-            node = next((inner for inner in (node, *body) if inner.meta.get("stack_trace")), node)
-            raise CaptureError("a checkpoint reads a tensor that the critic changes in place")
+            where = node.meta.get("stack_trace", "")  # in the text, which is all that torch 2.15 keeps
+            raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
         node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
