@@ -54,6 +54,17 @@ KNOWN = (
         "torch 2.14 has the second derivative of cdist, which these expect to be missing",
     ),
     (
+        version("torch") >= (2, 15),
+        (
+            "[products, samples middle]",
+            "[products, samples last]",
+            "form_of_the_engine[middle]",
+            "form_of_the_engine[last]",
+        ),
+        "torch 2.15 writes a matmul whose samples are not in front in other ways for one batch and for three: "
+        "such critics run on real, fake and penalty points apart",
+    ),
+    (
         OLD_TRITON and version("numpy") >= (2, 4),
         (
             *("test_interpreter[norm_", "test_interpreter_dtypes", "test_triton.py::test_launches"),
