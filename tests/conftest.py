@@ -61,7 +61,7 @@ KNOWN = (
             "form_of_the_engine[middle]",
             "form_of_the_engine[last]",
         ),
-        "torch 2.15 writes a matmul whose samples are not in front in other ways for one batch and for three: "
+        "torch 2.15 writes a matmul whose samples are not in front differently for one batch and for three: "
         "such critics run on real, fake and penalty points apart",
     ),
     (
