@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import wgangp_fast
 from wgangp_fast.engine import errors, frontend, torch_internals
 
 aten = torch.ops.aten
@@ -45,6 +46,21 @@ def test_a_torch_that_rewrites_detach_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch_internals, "need", lambda path: found.get(path) or need(path))
     with pytest.raises(errors.Unavailable, match=r"torch 2.*does not trace aten.detach as it is"):
         torch_internals.trace_to_aten(torch.detach, torch.zeros(2))
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_library_operators_are_off_for_a_while(monkeypatch: pytest.MonkeyPatch, frozen: bool) -> None:
+    """Also in a program that has called ``torch.backends.disable_global_flags()``."""
+    monkeypatch.setattr(torch.backends, "__allow_nonbracketed_mutation_flag", not frozen)
+    before = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled
+    with torch_internals.without_library_operators():
+        assert not torch.backends.mkldnn.enabled
+        assert not torch.backends.cudnn.enabled
+    assert (torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled) == before
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        critic = nn.Sequential(nn.Conv1d(2, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(9, 1))
+        wgangp_fast.gradient_penalty(critic, torch.randn(2, 2, 4), torch.randn(2, 2, 4)).backward()
 
 
 def test_each_traced_node_is_shown() -> None:

@@ -291,6 +291,24 @@ def _check_detach(make_fx: Any) -> None:
 
 
 @contextlib.contextmanager
+def without_library_operators() -> Iterator[None]:
+    """Operators of oneDNN and cuDNN, not all of which have a second derivative, are not chosen. The public
+    switches refuse to be set once a program has called ``torch.backends.disable_global_flags()``."""
+    switches = (
+        (need("torch._C._get_mkldnn_enabled"), need("torch._C._set_mkldnn_enabled")),
+        (need("torch._C._get_cudnn_enabled"), need("torch._C._set_cudnn_enabled")),
+    )
+    before = [enabled() for enabled, _ in switches]
+    try:
+        for _, enable in switches:
+            enable(False)
+        yield
+    finally:
+        for (_, enable), was in zip(switches, before):
+            enable(was)
+
+
+@contextlib.contextmanager
 def each_traced_node(note: Callable[[fx.Node], None]) -> Iterator[None]:
     """Inside, ``note`` is shown each node that :func:`trace_to_aten` makes, as it is made."""
     tracer = need("torch.fx.experimental.proxy_tensor.PythonKeyTracer")

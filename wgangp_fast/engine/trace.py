@@ -25,16 +25,17 @@ def _tracing() -> Iterator[None]:
     """Library choices that have a double backward, and no cache that could keep a fake tensor."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    backends: Any = torch.backends
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
-    mkldnn, cudnn = backends.mkldnn.enabled, backends.cudnn.enabled
-    backends.mkldnn.enabled = backends.cudnn.enabled = False
     try:
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad(), patched(_ordinary_checks()):
+        with (
+            torch_internals.without_library_operators(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.enable_grad(),
+            patched(_ordinary_checks()),
+        ):
             yield
     finally:
-        backends.mkldnn.enabled, backends.cudnn.enabled = mkldnn, cudnn
         torch.set_autocast_cache_enabled(cache)
 
 
