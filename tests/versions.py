@@ -126,6 +126,13 @@ def run_tests(python: Path, tests: list[str], folder: Path) -> dict[str, Any]:
     return {**told, "passed": passed, "failed": failed, "skipped": dict(sorted(skipped.items()))}
 
 
+def commit() -> str:
+    """The commit that is tested, marked where the tree differs in more than the table itself."""
+    name = call(["git", "rev-parse", "--short", "HEAD"], ROOT).strip()
+    changed = call(["git", "status", "--porcelain", "-uno", "--", ".", ":!docs/compatibility.*"], ROOT)
+    return name + ("-dirty" if changed.strip() else "")
+
+
 def written(rows: dict[str, dict[str, Any]]) -> str:
     """The page of all rows."""
     lines = [
@@ -180,7 +187,7 @@ def main() -> int:
                 shutil.rmtree(folder)
             row["tests"] = "all" if not arguments.tests else " ".join(Path(name).stem for name in tests)
             row["date"] = datetime.now(timezone.utc).date().isoformat()
-            row["commit"] = call(["git", "describe", "--always", "--dirty"], ROOT).strip()
+            row["commit"] = commit()
             # Read only now: another run may have written meanwhile.
             rows: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
             python = row["python"].rpartition(".")[0]
