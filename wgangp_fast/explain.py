@@ -30,7 +30,7 @@ class Row:
         op: ATen operator.
         rule: the family that differentiates it; ``Generic`` differentiates the node with autograd;
             ``constant`` takes no part.
-        sweep4: whether it runs in sweep 4 (False where second order is structurally zero).
+        sweep4: whether it runs in sweep 4 (False where its second-order term is zero).
         flops: of its forward pass, two a multiply-add; 0 for what is bound by memory.
         bytes: read and written by its forward pass.
         shape: of its result.

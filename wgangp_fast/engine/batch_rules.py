@@ -1,16 +1,14 @@
 """When one call of an operator on several batches keeps them apart, family by family.
 
 A value that differs from batch to batch has the batches one behind the other along one dimension,
-``value.dim``.
-A rule looks at one call and answers with the arguments that differ from those of one batch (sizes, tensors
-with the batches in place) and the dimension of the batches in the result, or with None: then the operator is
-mapped by ``torch.vmap``, which is always right. So a rule is there for speed (and because the engine knows
-the
-operators that it leaves as they are), and must answer None where it is not sure.
+``value.dim``. A rule looks at one call. It answers with the arguments that differ from those of one batch
+(sizes, tensors with the batches in place) and with the dimension of the batches in the result; or with None:
+then the operator is mapped by ``torch.vmap``, whose values are always right (``batches`` refuses the one
+operator whose derivative is not). So a rule is there for speed, and because the engine has rules for the
+operators that it leaves as they are. It must answer None where it is not sure.
 
 Dimensions are counted in the value of ONE batch; ``batches.at(value, dim)`` is its node with the batches
-along
-``dim``.
+along ``dim``.
 """
 
 from __future__ import annotations
@@ -240,8 +238,8 @@ def _view(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     "split_with_sizes unbind.int diagonal"
 )
 def _strided(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
-    """Views that move, make, drop or cut whole dimensions: a stride shows where the batches' dimension
-    went."""
+    """Views that move, make, drop or cut whole dimensions. The strides of a probe show where the dimension of
+    the batches went."""
     h = given["self"]
     size, mark = h.val.shape[h.dim], 1 << 40
     strides = [mark if d == h.dim else 1 for d in range(h.val.dim())]  # a diagonal adds two of them

@@ -6,8 +6,7 @@ statistics of a batch belong to N. So the critic is not captured again at 3N row
 ``count`` batches, operator by operator. Every value is one of two:
 
 * the same for all batches (parameters, constants): as it was;
-* one for each batch: the batches lie one behind the other along one dimension, ``[count * N, C]`` for a
-layer's
+* one for each batch: the batches lie one behind the other along one dimension, ``[count * N, C]`` for
   ``[N, C]``. ``batch_rules`` says for each family of operators when one call on all batches keeps them apart.
   Where it has no answer (the mean of a batch, a row number made from N) the operator is mapped over values
   ``[count, ...]`` by ``torch.vmap``.
@@ -308,8 +307,7 @@ def at_batches(graph: fx.Graph, count: int) -> fx.Graph:
 
     Returns:
         the graph of x ``[count * N, ...]`` and the same leaves, in the critic's normal form. For two counts
-        it
-        has the same calls, and every value that depends on x differs in one dimension, which is in proportion
+        it has the same calls, and every value that depends on x differs in one dimension, which is in proportion
         to ``count``.
 
     Raises:

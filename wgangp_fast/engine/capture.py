@@ -71,8 +71,8 @@ class Seen(Exception):
 
 
 def _body(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
-    # True for Dynamo, False for Python (is_compiling() is one flag for all threads): run by Python, this
-    # function says that no compiled entry fits.
+    # Dynamo traces this function; Python executes it only if no compiled entry matched the call. (The test is
+    # not is_compiling(), which is one flag for all threads.)
     if not torch.compiler.is_dynamo_compiling():
         raise _Miss
     result = critic(x)

@@ -2,8 +2,8 @@
 
 The derivation is reverse mode over the pair (primal, tangent). Its forward graph holds sweep 1 (primal)
 and sweep 2 (vjp from ones at the score to the input gradient); its backward graph holds sweep 3 (jvp
-from the seed) and sweep 4 (adjoint). What is structurally zero is absent: a value without an adjoint
-has no node, so a piecewise-linear critic has no sweep 4 at all.
+from the seed) and sweep 4 (adjoint). Terms that are always zero are never computed: no node is written for
+an adjoint that is zero, so a piecewise-linear critic has no sweep 4 at all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""One critic at three sizes of its batch: which node is which, and which of its rows are whose.
+"""Matches the nodes of a critic's graph for one, two and three batches, and finds each batch's rows.
 
 The whole critic step runs the critic once on ``[x; real; fake]``: 3N rows, of which the first N, the penalty
 points, take part in all four sweeps, and the other 2N in an ordinary backward pass. ``batches`` writes the
-graphs
-for one, two and three batches; every value of the last is cut along the one dimension that tripled.
+graphs for one, two and three batches. A value of the third graph is cut along the dimension that is three
+times as long as in the first.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ from .writer import args_of
 
 #: shares of a plan's own cost that may be spent on making values again
 FREE, ASKED = 0.03, 0.22
-#: what a repeat that nobody asked for has to free, in shares of the peak for a share of the cost
+#: without ``recompute=True``, a repeated call must lower the peak by this many times the share of time that
+#: it costs: 1 % more time must free 9 % of the peak
 WORTH = 9
 #: steps of the search, and candidates tried in each
 STEPS, TRIED = 400, 6

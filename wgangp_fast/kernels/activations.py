@@ -30,7 +30,7 @@ def saves_input(act: int) -> bool:
 
 
 def is_smooth(act: int) -> bool:
-    """Whether row ``act`` has a second derivative that is not structurally zero."""
+    """Whether row ``act`` has a second derivative that is not zero everywhere."""
     return act >= 3
 
 

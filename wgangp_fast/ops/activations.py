@@ -1,4 +1,4 @@
-"""The table of activations: number, what must be saved, whether the second order is structurally zero.
+"""The table of activations: number, what must be saved, whether it has a second derivative.
 
 The same table, in the same order, stands in ``csrc/common/activations.h`` and
 ``wgangp_fast/kernels/activations.py``; a test compares them.
@@ -24,7 +24,7 @@ class Activation:
     Attributes:
         saves: ``"x"`` (before the activation, and before the bias) or ``"y"`` (its result): what
             ``df`` and ``d2f`` take.
-        f, df, d2f: of a tensor and the parameters ``p0, p1, p2``; ``d2f`` None: structurally zero.
+        f, df, d2f: of a tensor and the parameters ``p0, p1, p2``; ``d2f`` None: zero everywhere.
         parameters: names of ``p0``, ``p1``, ``p2``.
     """
 

@@ -2,8 +2,8 @@
 
 With ``v -> f'(h) v`` as ``multiply``, sweep 2 and sweep 3 are the same call. Second order needs ``f''``:
 a row gives either ``ratio = f''/f'`` (then sweep 4 is ``multiply(c + ratio*g*t)``, one multiply for
-both terms) or ``second = f''`` itself, or neither: then the operator is piecewise linear and its
-second order is structurally absent.
+both terms) or ``second = f''`` itself, or neither: then the operator is piecewise linear and has no
+second-order term.
 """
 
 from __future__ import annotations

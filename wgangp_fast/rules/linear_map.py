@@ -1,7 +1,7 @@
 """Linear operators: views, sums, padding, pooling by averages, upsampling, casts.
 
-``jvp`` applies the operator to the tangent, ``vjp`` applies its transpose, second order is
-structurally zero. A row of the table is a transpose; an operator that is linear for fixed indices
+``jvp`` applies the operator to the tangent, ``vjp`` applies its transpose; there is no second-order
+term. A row of the table is a transpose; an operator that is linear for fixed indices
 (max-pooling's choice, a dropout mask) is here too.
 """
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..engine.torch_internals import schema_of
 
-Slots = Mapping[str, Any]  # slot -> value; an absent slot is structurally zero
+Slots = Mapping[str, Any]  # slot -> value; a slot that is absent is zero, and nothing is computed for it
 
 
 #: the classes of ``torch.ops.aten.add.Tensor`` and of ``torch.ops.aten.add``
