@@ -307,8 +307,8 @@ def at_batches(graph: fx.Graph, count: int) -> fx.Graph:
 
     Returns:
         the graph of x ``[count * N, ...]`` and the same leaves, in the critic's normal form. For two counts
-        it has the same calls, and every value that depends on x differs in one dimension, which is in proportion
-        to ``count``.
+        it has the same calls, and every value that depends on x differs in one dimension, which is in
+        proportion to ``count``.
 
     Raises:
         Apart: one call cannot serve several batches.
