@@ -10,7 +10,7 @@ from typing import Any
 import fuzz_critics
 import pytest
 import torch
-from fuzz_critics import FAILED, Pair, critic_of, examine, shrink
+from fuzz_critics import ENGINE, FAILED, Pair, critic_of, examine, on_engine, shrink
 from fuzz_truth import Ours, Stock
 from torch import Tensor
 
@@ -25,19 +25,21 @@ def _engine_alone(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
 @pytest.mark.parametrize("first", SEEDS[::8])
 def test_random_critics_equal_stock_code(first: int) -> None:
     """The penalty of each, what else its seed calls; of one in four the critic loss, which takes longest."""
-    failures = []
+    failures, paths = [], []
     for seed in range(first, first + 8):
         program, batch, chosen = critic_of(seed)
         pair = Pair(program, batch)
         for scenario in chosen:
             if seed % 4 and any(word in scenario for word in ("loss", "steps", "modes")):
                 continue
-            verdict, detail, _ = pair.judge(scenario)
+            verdict, detail, path = pair.judge(scenario)
+            paths.append(path)
             if verdict in FAILED:
                 failures.append(f"seed {seed}, {scenario}: {verdict}: {detail}\n{program.source()}")
                 break
     torch.compiler.reset()
     assert not failures, "\n\n".join(failures)
+    assert on_engine(paths) >= ENGINE, "stock code was compared with itself"
 
 
 def test_a_seed_is_one_critic() -> None:
