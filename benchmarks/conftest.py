@@ -42,8 +42,8 @@ def time_step(benchmark: Any, device: torch.device) -> Callable[[str, str, str],
         critic, real, fake = WORKLOADS[workload].build(device)
         try:
             built = make(chosen, critic, real, fake, 0)
-        except Absent as reason:  # a rival that is not installed or cannot run here says so itself
-            pytest.skip(str(reason))
+        except Absent as reason:
+            pytest.skip(str(reason))  # a rival that is not installed or cannot run here: its own words
         right, draws = judge(task, workload, device).judge(chosen, built)
         assert right, f"no time for wrong answers: {draws}"
         load_weights(critic, WORKLOADS[workload].build(device)[0])

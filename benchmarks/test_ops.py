@@ -17,11 +17,11 @@ from wgangp_fast.bench.timing import synchronize
 def test_op(benchmark: Any, device: torch.device, operation: str, contestant: str) -> None:
     if contestant != ops_suite.BASELINE:
         if (contestant == "cpu") != (device.type == "cpu"):
-            # There is nothing to time: C++ kernels take CPU tensors, CUDA and Triton ones a GPU's.
-            pytest.skip(f"{contestant} kernels do not run on {device}")
+            # C++ kernels take CPU tensors, CUDA and Triton kernels a GPU's: nothing to time
+            pytest.skip(f"{contestant} kernels take no tensors of {device}")
         reason = backend.missing(contestant)
         if reason is not None:
-            pytest.skip(reason)  # not built or not installed here: the backend's own words
+            pytest.skip(reason)  # says what is not built or not installed, and the remedy
     call = ops_suite.checked(operation, contestant, device)
 
     def timed() -> None:

@@ -1,4 +1,4 @@
-# ruff: noqa: E501  (a table: one entry a line)
+# ruff: noqa: E501 - a table of programs: a line that is broken would be another program
 """What people write in critics, for values of any shape: the lines that :mod:`fuzz_program` draws from."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-# ruff: noqa: E501  (a table: one entry a line)
+# ruff: noqa: E501 - a table of programs: a line that is broken would be another program
 """Layers, reshapes and heads for rows, sequences and images: the other half of what :mod:`fuzz_program` draws from."""
 
 from __future__ import annotations

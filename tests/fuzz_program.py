@@ -25,7 +25,7 @@ from torch import nn
 Shape = tuple[int, ...]
 
 
-class Quiet(warnings.catch_warnings):  # type: ignore[type-arg]
+class Quiet(warnings.catch_warnings):
     """As StyleGAN2-ADA silences the tracer."""
 
     def __enter__(self) -> Any:

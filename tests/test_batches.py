@@ -1,4 +1,4 @@
-# ruff: noqa: E501 - tables
+# ruff: noqa: E501 - tables of functions: a line each, to be compared with the next
 """Graphs for several batches at once: equal to the graph on each batch, whatever an operator does with samples."""
 
 from __future__ import annotations

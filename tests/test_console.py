@@ -203,7 +203,7 @@ def test_names_are_printed_as_their_bytes_and_other_characters_escaped(encoding:
     stream.write(os.fsdecode(b"a\xff") + "\u732b")
     stream.flush()
     cat = "\u732b".encode() if encoding == "utf-8" else b"\\u732b"
-    assert stream.buffer.getvalue() == b"a\xff" + cat  # type: ignore[attr-defined]
+    assert stream.buffer.getvalue() == b"a\xff" + cat
 
 
 def test_a_name_with_line_ends_or_colours_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -93,6 +93,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", place], capture_output=True)
     if done.returncode:
+        # a full disk cannot be had otherwise: a limit on file sizes raises another error
         pytest.skip("only root can mount a small disk")
     yield place
     subprocess.run(["umount", place], check=True)

@@ -215,7 +215,8 @@ def _longer(c: Any, x: Tensor) -> Tensor:
 
 def _typed(c: Any, x: Tensor) -> Tensor:
     both = [x, x]
-    tensors, numbers = (torch.jit.isinstance(both, typing.List[kind]) for kind in (Tensor, int))  # noqa: UP006
+    kinds = [typing.List[Tensor], typing.List[int]]  # noqa: UP006 - as torchaudio writes them
+    tensors, numbers = (torch.jit.isinstance(both, kind) for kind in kinds)
     if tensors and not numbers:
         return c.head(x) * 2
     return c.head(x)

@@ -35,7 +35,7 @@ def _with_gradient() -> Tensor:
 
 def _carrying() -> Tensor:
     x = _leaf()
-    x.note = 1  # type: ignore[attr-defined]  # what users put on their tensors
+    x.note = 1  # what users put on their tensors
     return x
 
 

@@ -69,7 +69,7 @@ def errors(found: list[Tensor], truth: list[Tensor]) -> list[float]:
 def skip_unless_it_runs(impl: str) -> None:
     reason = backend.missing(impl) if impl != "auto" else None
     if reason:
-        pytest.skip(reason)  # no nvcc or no Triton here: the backend's own words
+        pytest.skip(reason)  # says what these kernels lack here (nvcc, Triton), and the remedy
 
 
 @pytest.mark.parametrize("impl", ["auto", "cuda", "triton"])

@@ -43,7 +43,7 @@ def test_cuda_equals_float64_on_the_cpu(
 ) -> None:
     reason = backend.missing(impl) if impl != "auto" else None
     if reason:
-        pytest.skip(reason)  # no nvcc or no Triton here: the backend's own words
+        pytest.skip(reason)  # says what these kernels lack here (nvcc, Triton), and the remedy
     truth = CRITICS[name]().double()
     real, fake, alpha = torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16), torch.rand(8)
     critic = copy.deepcopy(truth).to("cuda", dtype).to(memory_format=layout)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import re
 import threading
 import types
@@ -335,7 +334,7 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     patch = torch_internals.dynamo_options(needed, wanted)
     _slot.kind = kind
     try:
-        with patch, warnings.catch_warnings(), quiet():
+        with patch, warnings.catch_warnings(), torch_internals.quiet():
             warnings.simplefilter("ignore")
             result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
     except Seen:
@@ -347,17 +346,6 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
         _slot.kind = None
     own.refusals.end(critic, output, x)
     return result
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without torch's own report of an operator that failed: the error raised says it."""
-    logger = logging.getLogger("torch._subclasses.fake_tensor")
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 # the backend -------------------------------------------------------------------------------------

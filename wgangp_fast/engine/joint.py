@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from ..rules.bilinear import Bilinear
 from ..rules.registry import Rule
-from . import capture
+from . import capture, torch_internals
 from .batches import at_batches
 from .derive import Derivation
 from .errors import CaptureError, NotNow
@@ -246,7 +246,7 @@ def _join(captured: Captured) -> tuple[fx.Graph, ...] | str:
     if captured.prologue is not None and any(_draws(node) for node in captured.prologue.graph.nodes):
         return "it draws random numbers for its parameters, for each batch others in stock code"
     try:
-        with capture.quiet():
+        with torch_internals.quiet():
             return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
     except Exception as error:  # what cannot be shown to be the same does not run together
         return str(error).splitlines()[0] if str(error) else type(error).__name__

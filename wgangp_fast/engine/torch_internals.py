@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -141,6 +142,17 @@ def global_module_hooks() -> list[Any]:
 def fake_mode() -> Any:
     """A mode that makes tensors without numbers, and takes ordinary ones beside them."""
     return need("torch._subclasses.fake_tensor.FakeTensorMode")(allow_non_fake_inputs=True)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without torch's own report of an operator that failed on fake tensors: the error raised says it."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def is_fake(value: Any) -> bool:
