@@ -19,7 +19,8 @@ from torch import nn
 
 import wgangp_fast
 from wgangp_fast.bench.environment import environment
-from wgangp_fast.engine import capture, plan
+from wgangp_fast.engine import plan
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
 
 ROUNDS, CALLS = 60, 50
 

@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 
 from wgangp_fast.bench.environment import environment
-from wgangp_fast.data import prepare
+from wgangp_fast.training.data import prepare
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import lsun_fixture

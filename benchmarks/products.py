@@ -1,6 +1,6 @@
 """Single products on this CPU: torch's own choice against what plans may choose instead, interleaved.
 
-The numbers behind ``wgangp_fast/rules/products.py``, ``rules/bilinear.py`` and ``engine/pooling.py``.
+The numbers behind ``rules/products.py``, ``rules/bilinear.py`` and ``engine/passes/pool_into_conv.py``.
 
     python benchmarks/products.py [--out FILE.json]
 """

@@ -24,9 +24,9 @@ import numpy as np
 import torch
 
 from wgangp_fast.bench.environment import environment
-from wgangp_fast.data import Batches, Loader, load
-from wgangp_fast.train import Config, train
-from wgangp_fast.train.recorder import peak_mib
+from wgangp_fast.training import Config, train
+from wgangp_fast.training.data import Batches, Loader, load
+from wgangp_fast.training.recorder import peak_mib
 
 ROOT = Path(__file__).resolve().parent.parent
 LOADER_SECONDS = 1.0

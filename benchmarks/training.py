@@ -20,8 +20,8 @@ from typing import Any
 import torch
 
 from wgangp_fast.bench.environment import environment
-from wgangp_fast.train import Config, eval_cli, train
-from wgangp_fast.train.report import write_report
+from wgangp_fast.training import Config, eval_cli, train
+from wgangp_fast.training.report import write_report
 
 PENALTIES = ("stock", "fast")
 

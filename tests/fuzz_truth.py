@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import wgangp_fast
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 TOLERANCE = 1e-8
 

@@ -62,7 +62,7 @@ class Recorder(TorchDispatchMode):
 
 
 class EmulatedCapture:
-    """Stands in for ``wgangp_fast.cudagraph.Capture``."""
+    """Stands in for ``wgangp_fast.cuda_graphs.capture.Capture``."""
 
     device_type = "cpu"
     active = 0

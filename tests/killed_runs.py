@@ -16,7 +16,7 @@ from pathlib import Path
 import train_settings
 from train_settings import assert_same, final_state, small, ticks
 
-from wgangp_fast.train import Config, checkpoint, train
+from wgangp_fast.training import Config, checkpoint, train
 
 KILLS = 20
 SETTINGS = {"iters": 1_000_000, "snapshot": 5, "tick": 5, "keep": 3}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from wgangp_fast.data import Cache, prepare
+from wgangp_fast.training.data import Cache, prepare
 
 POOL = 24  # encoded pictures, used over and over: encoding WebP is slow
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast.penalty import BatchNormWarning, StockPathWarning
+from wgangp_fast.errors import BatchNormWarning, StockPathWarning
 
 Batch = tuple[Tensor, Tensor, Tensor]  # real, fake, alpha
 

@@ -232,16 +232,16 @@ def check_transposes(bench: Bench) -> None:
 def check_curvature(bench: Bench) -> None:
     rule, site = bench.rule, bench.site
     stock = bench.stock_curvature()
-    curved = rule.curved(site, bench.active) & bench.case.wanted
-    for slot in bench.case.wanted - curved:
+    second_order_slots = rule.second_order_slots(site, bench.active) & bench.case.wanted
+    for slot in bench.case.wanted - second_order_slots:
         value = stock[slot]
         assert value is None or not value.any(), f"autograd finds curvature in {slot}, not in curved()"
         if slot in bench.active and bench.case.stand_in is None:
             # decides which parameters get zeros and which None
             assert (value is not None) == rule.piecewise_linear, f"piecewise_linear: {slot} gets {value}"
-    for slots in (curved, *({s} for s in curved)):
+    for slots in (second_order_slots, *({s} for s in second_order_slots)):
         if slots:
-            ours = rule.curvature(site, bench.given(bench.g), bench.t, frozenset(slots))
+            ours = rule.second_order(site, bench.given(bench.g), bench.t, frozenset(slots))
             for slot in slots:
                 close(
                     bench, ours.get(slot), stock[slot], _slot(bench.arguments, slot), f"curvature of {slot}"
@@ -255,7 +255,7 @@ def check_adjoint(bench: Bench) -> None:
     for bent in (True, False):
         for slots in (wanted, *({s} for s in wanted)):
             # as in a derivation, g is handed over only where one of the slots bends
-            bends = bent and bool(rule.curved(site, bench.active) & set(slots))
+            bends = bent and bool(rule.second_order_slots(site, bench.active) & set(slots))
             g, t = (bench.given(bench.g) if bends else None), (bench.t if bent else {})
             ours = rule.adjoint(site, bench.given(bench.c), g, t, frozenset(slots))
             for slot in slots:
@@ -298,7 +298,7 @@ def quantities(bench: Bench, ours: bool) -> dict[str, Any]:
     """vjp, jvp and adjoint of a bench, by our rule or by autograd."""
     wanted = bench.case.wanted
     if ours:
-        g = bench.given(bench.g) if bench.rule.curved(bench.site, bench.active) & wanted else None
+        g = bench.given(bench.g) if bench.rule.second_order_slots(bench.site, bench.active) & wanted else None
         first = dict(bench.rule.vjp(bench.site, bench.given(bench.g), wanted))
         moved = our_jvp(bench)
         last = dict(bench.rule.adjoint(bench.site, bench.given(bench.c), g, bench.t, wanted))

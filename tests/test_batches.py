@@ -11,10 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-
-from wgangp_fast.engine.batches import Apart, at_batches
-from wgangp_fast.engine.mirrors import Mirrors
-from wgangp_fast.engine.normalize import normalise
+from wgangp_fast.engine.capture.dynamo.batch_match import BatchMatch
+from wgangp_fast.engine.capture.dynamo.batches import Apart, at_batches
+from wgangp_fast.engine.capture.dynamo.normalize import normalise
 
 N, A, B = 4, 3, 6
 Function = Callable[..., Any]
@@ -290,7 +289,7 @@ def _check(function: Function, graph: fx.Graph, x: Tensor) -> None:
         given = x[: count * N].clone().requires_grad_()
         theirs = torch.stack([function(part) for part in given.split(N)])
         ours = Derivable(fx.GraphModule(torch.nn.Module(), found)).run(given)
-        dim = Mirrors(*graphs).dim(next(iter(graphs[0].find_nodes(op="output"))).args[0])
+        dim = BatchMatch(*graphs).dim(next(iter(graphs[0].find_nodes(op="output"))).args[0])
         ours = torch.stack(ours.chunk(count, dim)) if theirs.dim() > 1 else ours
         ours = ours.reshape(theirs.shape)
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)

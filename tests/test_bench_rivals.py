@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
 from wgangp_fast.bench import (
     accuracy,
     contestants,
@@ -28,7 +27,8 @@ from wgangp_fast.bench.modes import FLOAT32, MODES
 from wgangp_fast.bench.steps import CRITIC_STEP, PENALTY, Absent, Contestant, Step, Task, eager
 from wgangp_fast.bench.train_step import TRAIN_STEP, with_generators
 from wgangp_fast.bench.workloads import WORKLOADS, Workload
-from wgangp_fast.models.residual import BottleneckBlock, ResidualBlock
+from wgangp_fast.training import models
+from wgangp_fast.training.models.residual import BottleneckBlock, ResidualBlock
 
 CPU = torch.device("cpu")
 TASKS = (PENALTY, CRITIC_STEP)

@@ -15,7 +15,7 @@ from test_refusals import Critic, batch
 from torch import nn
 
 import wgangp_fast
-from wgangp_fast.penalty import BatchNormWarning, StockPathWarning
+from wgangp_fast.errors import BatchNormWarning, StockPathWarning
 
 Penalty = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 ALPHA = torch.rand(4, dtype=torch.float64)

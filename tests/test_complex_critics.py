@@ -15,7 +15,7 @@ from penalty_checks import build, compare, points
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 Forward = Callable[["Complex", Tensor], Tensor]
 
@@ -77,7 +77,7 @@ def views(s: Complex, h: Tensor) -> Tensor:
     return torch.view_as_real(z.resolve_conj()).flatten(1).sin()
 
 
-def joined(s: Complex, h: Tensor) -> Tensor:
+def critic_step(s: Complex, h: Tensor) -> Tensor:
     weights = torch.view_as_complex(s.pairs)[:4].expand(len(h), 4)
     return torch.where(h > 0, torch.cat([h[:, 4:] * s.turn[:4], weights], 1), h + 0j).abs()
 
@@ -139,7 +139,7 @@ BODIES: dict[str, Forward] = {
     "polar": lambda s, h: (torch.polar(h.abs() + s.phase.exp(), h * s.phase) * s.turn).real,
     "views": views,
     "conjugate": lambda s, h: (torch.complex(h, h.cos()).conj() * torch.view_as_complex(s.pairs)).imag,
-    "cat and where": joined,
+    "cat and where": critic_step,
     "modReLU": lambda s, h: (lambda z: (F.relu(z.abs() + s.phase) * z / (z.abs() + 0.1)).real)(h * s.turn),
     "sgn and tanh": lambda s, h: torch.tanh(torch.sgn(torch.complex(h, s.phase + h))).real,
     "detached phase": detached,

@@ -18,8 +18,8 @@ from train_settings import small, ticks
 
 from wgangp_fast import cli, console
 from wgangp_fast.files import read_text
-from wgangp_fast.metrics import digits
-from wgangp_fast.train import checkpoint, eval_cli, train
+from wgangp_fast.training import checkpoint, eval_cli, train
+from wgangp_fast.training.metrics import digits
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [

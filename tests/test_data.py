@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from wgangp_fast import data
-from wgangp_fast.data import Batches, UserError
+from wgangp_fast.training import data
+from wgangp_fast.training.data import Batches, UserError
 
 
 def draw(name: str, count: int) -> torch.Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from wgangp_fast.metrics import divergences as D
-from wgangp_fast.metrics.curves import median_filter
-from wgangp_fast.metrics.transport import exact_wasserstein, optimal_coupling
+from wgangp_fast.training.metrics import divergences as D
+from wgangp_fast.training.metrics.curves import median_filter
+from wgangp_fast.training.metrics.transport import exact_wasserstein, optimal_coupling
 
 pytest.importorskip("scipy")
 

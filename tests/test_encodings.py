@@ -74,7 +74,7 @@ def faults(source: str) -> Iterator[int]:
 
 def test_text_is_never_opened_in_the_locales_encoding() -> None:
     found = {str(path.relative_to(ROOT)): list(faults(path.read_text(encoding="utf-8"))) for path in SOURCES}
-    assert "wgangp_fast/train/folder.py" in found
+    assert "wgangp_fast/training/folder.py" in found
     assert not {path: lines for path, lines in found.items() if lines}, "text is opened without encoding="
 
 

@@ -12,9 +12,10 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgangp_fast
-from wgangp_fast import models
 from wgangp_fast.bench.memory import peak_bytes
-from wgangp_fast.engine import capture, plan
+from wgangp_fast.engine import plan
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.training import models
 
 aten = torch.ops.aten
 

@@ -15,9 +15,10 @@ from graph_emulation import EmulatedCapture, Recorder, capturing
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast import BackendError, checks, cudagraph
-from wgangp_fast.engine import executor as engine
-from wgangp_fast.engine.executor import Report
+from wgangp_fast import BackendError, checks
+from wgangp_fast.cuda_graphs import capture as cudagraph
+from wgangp_fast.engine import executors as engine
+from wgangp_fast.engine.executors import Report
 from wgangp_fast.engine.plan import Plan
 
 BATCH = 5

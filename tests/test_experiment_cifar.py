@@ -11,15 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from wgangp_fast import data, models
-from wgangp_fast.data import Stored, UserError
 from wgangp_fast.experiments import cifar, cli, scoring, speed
 from wgangp_fast.experiments.study import Study
-from wgangp_fast.metrics.features import Classifier
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.train import checkpoint
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import checkpoint, data, models
+from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.metrics.features import Classifier
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import Trainer
 
 for package in ("matplotlib", "PIL", "sklearn"):
     pytest.importorskip(package)

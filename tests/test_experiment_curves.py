@@ -7,14 +7,14 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
-from wgangp_fast.data import Stored, UserError
 from wgangp_fast.experiments import mnist_wgan, wasserstein_curve
 from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.images import image_set
 from wgangp_fast.experiments.training import ClipWatch
-from wgangp_fast.train import trainer as trainer_module
-from wgangp_fast.train.losses import LOSSES, clip_
-from wgangp_fast.train.parallel import Group
+from wgangp_fast.training import trainer as trainer_module
+from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.losses import LOSSES, clip_
+from wgangp_fast.training.parallel import Group
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,11 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import inception_score as experiment
 from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.study import SCALES
-from wgangp_fast.extras import UserError
-from wgangp_fast.metrics.features import Classifier
+from wgangp_fast.training.metrics.features import Classifier
 
 
 @pytest.fixture(scope="module")

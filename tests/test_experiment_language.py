@@ -9,11 +9,11 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
-from wgangp_fast.data.text import Lines, load_lines
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import language
 from wgangp_fast.experiments.cli import open_study, run
 from wgangp_fast.experiments.study import SCALES
-from wgangp_fast.extras import UserError
+from wgangp_fast.training.data.text import Lines, load_lines
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,9 @@ def test_reference_is_of_the_held_out_lines(smoke):
 def test_a_second_run_finds_everything_done(smoke, monkeypatch):
     folder, results = smoke
     monkeypatch.setattr(language.Measure, "__call__", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr("wgangp_fast.train.trainer.Trainer.iterate", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(
+        "wgangp_fast.training.trainer.Trainer.iterate", lambda *_: pytest.fail("trained again")
+    )
     run(open_study("language", "smoke", folder, device="cpu"))
     again = json.loads((folder / "results.json").read_text())
     assert again["numbers"] == results["numbers"]

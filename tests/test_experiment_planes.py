@@ -11,14 +11,13 @@ import torch
 from experiment_settings import smoke_run
 from torch import Tensor, nn
 
-from wgangp_fast import data
 from wgangp_fast.experiments import cli, depth, planes
-from wgangp_fast.metrics.modes import mode_coverage
-from wgangp_fast.metrics.transport import exact_wasserstein
-from wgangp_fast.models import build
-from wgangp_fast.train import Config
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, data
+from wgangp_fast.training.metrics.modes import mode_coverage
+from wgangp_fast.training.metrics.transport import exact_wasserstein
+from wgangp_fast.training.models import build
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 
@@ -239,7 +238,7 @@ class TestDepth:
             torch.testing.assert_close(new.detach() * ratio, old)
 
     def test_a_step_out_of_bounds_is_seen(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-        monkeypatch.setattr("wgangp_fast.train.trainer.clip_", lambda parameters, bound: None)
+        monkeypatch.setattr("wgangp_fast.training.trainer.clip_", lambda parameters, bound: None)
         results = results_of("weight-histogram", tmp_path)
         (bound,) = [c for c in results["claims"] if c["source"] == "WGAN algorithm 1"]
         assert bound["held"] is False

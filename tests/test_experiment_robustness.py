@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from wgangp_fast import data, models
-from wgangp_fast.data import Stored, UserError
 from wgangp_fast.experiments import cli, robustness, speed
 from wgangp_fast.experiments.study import Study
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.models.blocks import NORMS
-from wgangp_fast.train import checkpoint
+from wgangp_fast.training import checkpoint, data, models
+from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.models.blocks import NORMS
 
 for package in ("matplotlib", "PIL", "sklearn"):
     pytest.importorskip(package)

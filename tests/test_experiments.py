@@ -20,15 +20,15 @@ from torch import Tensor, nn
 
 from wgangp_fast import explain
 from wgangp_fast.cli import main
-from wgangp_fast.data import UserError
 from wgangp_fast.experiments import page, training
 from wgangp_fast.experiments.catalog import EXPERIMENTS
 from wgangp_fast.experiments.publish import index, publish
 from wgangp_fast.experiments.speed import kernels
 from wgangp_fast.experiments.study import SCALES, Entry, Study
 from wgangp_fast.experiments.training import trained
-from wgangp_fast.train import Config
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.trainer import Trainer
 
 ENTRY = Entry("none", "A title", "Somebody 1999, figure 1", "a line")
 SMALL = {

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgangp_fast.data import UserError, stream
-from wgangp_fast.metrics import distances
-from wgangp_fast.metrics.features import Classifier, RandomConvolutions
-from wgangp_fast.metrics.quality import judge, to_pixels
+from wgangp_fast.training.data import UserError, stream
+from wgangp_fast.training.metrics import distances
+from wgangp_fast.training.metrics.features import Classifier, RandomConvolutions
+from wgangp_fast.training.metrics.quality import judge, to_pixels
 
 GOLDEN = (0.51154619, 0.43607977, -0.34464929)  # three weights of RandomConvolutions(1, 28)
 

@@ -18,11 +18,11 @@ from launching import end, start, start_ranks
 from train_settings import small, ticks
 
 from wgangp_fast import cli, files
-from wgangp_fast.data import UserError
 from wgangp_fast.files import Lock, append_text, read_text, write_text, write_whole
-from wgangp_fast.metrics import weights
-from wgangp_fast.train import Config, checkpoint, folder, pictures, sample_cli, train
-from wgangp_fast.train.runs import open_run
+from wgangp_fast.training import Config, checkpoint, folder, pictures, sample_cli, train
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.metrics import weights
+from wgangp_fast.training.runs import open_run
 
 ROOT = Path(__file__).resolve().parent.parent
 fcntl = pytest.importorskip("fcntl")

@@ -18,14 +18,14 @@ from test_report import Page, run_folder
 from train_settings import small
 
 from wgangp_fast import cli
-from wgangp_fast.data import UserError
-from wgangp_fast.data.sources import read_array
-from wgangp_fast.metrics import weights
-from wgangp_fast.metrics.features import Classifier
-from wgangp_fast.train import Config, checkpoint, train
-from wgangp_fast.train.config import read_config
-from wgangp_fast.train.report import write_report
-from wgangp_fast.train.runs import open_run
+from wgangp_fast.training import Config, checkpoint, train
+from wgangp_fast.training.config import read_config
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.data.sources import read_array
+from wgangp_fast.training.metrics import weights
+from wgangp_fast.training.metrics.features import Classifier
+from wgangp_fast.training.report import write_report
+from wgangp_fast.training.runs import open_run
 
 lmdb = pytest.importorskip("lmdb")
 

@@ -14,7 +14,7 @@ from penalty_checks import assert_same, build, penalty, points
 from torch import Tensor
 
 import wgangp_fast
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 
 @pytest.fixture(autouse=True)

@@ -113,7 +113,7 @@ def test_the_rule_is_lazy() -> None:
     bench, rule = generic_rule(aten._cdist_forward.default, r(3, 2), r(4, 2), 2.0, None, active=["x1"])
     assert rule.outputs == {0}
     with pytest.raises(DeriveError, match=r"_cdist_forward.*twice"):
-        rule.curved(bench.site, bench.active)
+        rule.second_order_slots(bench.site, bench.active)
 
 
 def test_only_outputs_that_reach_the_score_are_differentiated() -> None:

@@ -13,8 +13,9 @@ from graph_settings import BATCH, CALLS, CRITICS, OPTIMIZERS, mlp, ready
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast import CriticLoss, GraphedCriticStep, GraphError, checks, cudagraph
+from wgangp_fast import CriticLoss, GraphedCriticStep, GraphError, checks
 from wgangp_fast import make_graphed_step as graphed
+from wgangp_fast.cuda_graphs import capture as cudagraph
 
 
 @pytest.fixture(autouse=True)

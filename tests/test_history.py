@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo import Critic
 
 from wgangp_fast import critic_loss, gradient_penalty
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 Function = Callable[[Any, Tensor], Tensor]
 

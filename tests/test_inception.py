@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgangp_fast.data import UserError
-from wgangp_fast.metrics import inception
-from wgangp_fast.metrics.inception import FILE, Inception, Trunk
-from wgangp_fast.metrics.quality import judge
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.metrics import inception
+from wgangp_fast.training.metrics.inception import FILE, Inception, Trunk
+from wgangp_fast.training.metrics.quality import judge
 
 
 def weights(seed: int = 0) -> dict[str, Tensor]:

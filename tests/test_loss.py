@@ -19,8 +19,8 @@ from zoo import ZOO, Critic, rows
 import wgangp_fast
 from wgangp_fast import CriticLoss, CriticLossOutput, backend, critic_loss
 from wgangp_fast.bench.workloads import WORKLOADS
+from wgangp_fast.errors import BatchNormWarning, StockPathWarning
 from wgangp_fast.ops.registry import Kernels
-from wgangp_fast.penalty import BatchNormWarning, StockPathWarning
 
 Batch = tuple[Tensor, Tensor, Tensor]
 

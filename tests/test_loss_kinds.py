@@ -14,7 +14,7 @@ from test_loss import stock, together
 from torch import Tensor, nn
 
 from wgangp_fast import critic_loss, gradient_penalty
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 N, V, C = 4, 5, 3
 

@@ -17,8 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
 
 from wgangp_fast import backend, gradient_penalty, penalty
-from wgangp_fast.engine import capture
-from wgangp_fast.engine.lower import lower
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.passes.kernel_patterns import lower
 from wgangp_fast.engine.plan import Plan
 from wgangp_fast.explain import LAUNCHES, count_launches
 from wgangp_fast.ops.registry import KERNELS, Kernels

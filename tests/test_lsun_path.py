@@ -11,7 +11,7 @@ import pytest
 from launching import end, lines, start, wait_for
 from lsun_fixture import write_lsun
 
-from wgangp_fast.train import checkpoint
+from wgangp_fast.training import checkpoint
 
 for package in ("lmdb", "PIL", "tyro", "matplotlib", "safetensors"):
     pytest.importorskip(package)

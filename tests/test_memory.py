@@ -19,9 +19,14 @@ from zoo import ZOO
 import wgangp_fast
 from wgangp_fast.bench.critics import resnet64
 from wgangp_fast.bench.memory import peak_bytes
-from wgangp_fast.engine import capture, fuse, memory, plan, remat, schedule
-from wgangp_fast.engine.sweeps import Sweeps
-from wgangp_fast.execution import Execution
+from wgangp_fast.engine import plan
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.ir import Sweeps
+from wgangp_fast.engine.passes import liveness as memory
+from wgangp_fast.engine.passes import pipeline as run_passes
+from wgangp_fast.engine.passes import rematerialize as remat
+from wgangp_fast.engine.passes import reorder as reorder_for_peak_memory
+from wgangp_fast.options import Execution
 
 MEBI = 1 << 20
 
@@ -62,7 +67,7 @@ def program_of(forward: Callable[[fx.Graph], Any], backward: Callable[[fx.Graph]
         graph = fx.Graph()
         graph.output(write(graph))
         graphs.append(fx.GraphModule(nn.Module(), graph))
-    return memory.Program(Sweeps(graphs[0], graphs[1], (), False), inputs)
+    return memory.JointGraph(Sweeps(graphs[0], graphs[1], (), False), inputs)
 
 
 def test_a_view_keeps_all_of_its_base_alive() -> None:
@@ -76,16 +81,16 @@ def test_a_view_keeps_all_of_its_base_alive() -> None:
         seed, part = graph.placeholder("seed"), graph.placeholder("saved")
         return (graph.call_function(torch.mul, (seed, part)),)
 
-    program = program_of(forward, backward, torch.empty(64, 4))
-    timeline = memory.Timeline(program, lambda node: False)
-    held = {node.name: timeline.held[node] for node in timeline.nodes}
+    joint = program_of(forward, backward, torch.empty(64, 4))
+    liveness = memory.Liveness(joint, lambda node: False)
+    held = {node.name: liveness.held[node] for node in liveness.nodes}
     assert held["narrow"] == held["exp"]
-    assert timeline.dies[held["exp"][0]] == timeline.place[program.end.all_input_nodes[0]]
+    assert liveness.dies[held["exp"][0]] == liveness.place[joint.end.all_input_nodes[0]]
     # x, exp(x), sin(x) and the seed stand side by side.
-    assert timeline.load[timeline.place[program.middle]] == 4 * 64 * 4 * 4
-    program.split()
-    assert "narrow" in program.sweeps.forward.code
-    assert program.sweeps.saved_is_tensor == (True,)
+    assert liveness.load[liveness.place[joint.boundary]] == 4 * 64 * 4 * 4
+    joint.split()
+    assert "narrow" in joint.sweeps.forward.code
+    assert joint.sweeps.saved_is_tensor == (True,)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -99,8 +104,8 @@ def compare_peaks(recompute: bool) -> None:
     critic, shape = smooth(4, 256), (2048, 256)
     ready = planned(critic, torch.randn(shape), recompute)
     inputs = [torch.empty(shape), *critic.parameters()]
-    program = memory.Program(ready.sweeps, inputs)
-    simulated = memory.Timeline(program, lambda node: False).peak
+    joint = memory.JointGraph(ready.sweeps, inputs)
+    simulated = memory.Liveness(joint, lambda node: False).peak
     measured = peak(critic, shape, recompute=recompute)
     assert abs(simulated - measured) <= 0.05 * measured + shape[0] * 256 * 4
 
@@ -120,12 +125,12 @@ def test_a_call_that_reads_a_shape_alone_holds_nothing() -> None:
         back = torch.ops.aten.avg_pool2d_backward.default
         return (graph.call_function(back, (pooled, h, [2, 2], [], [0, 0], False, True, None)),)
 
-    program = program_of(forward, backward, torch.empty(2, 3, 8, 8))
-    schedule.stand_in(program, lambda node: False)
-    program.split()
-    assert program.sweeps.saved_is_tensor == ()
-    assert program.sweeps.backward is not None
-    assert program.sweeps.backward(torch.ones(2, 3, 8, 8))[0].shape == (2, 3, 8, 8)
+    joint = program_of(forward, backward, torch.empty(2, 3, 8, 8))
+    reorder_for_peak_memory.drop_shape_only_inputs(joint, lambda node: False)
+    joint.split()
+    assert joint.sweeps.saved_is_tensor == ()
+    assert joint.sweeps.backward is not None
+    assert joint.sweeps.backward(torch.ones(2, 3, 8, 8))[0].shape == (2, 3, 8, 8)
 
 
 def test_large_weight_gradients_do_not_wait() -> None:
@@ -145,14 +150,14 @@ def test_large_weight_gradients_do_not_wait() -> None:
             chain = graph.call_function(torch.exp, (chain,))
         return large, chain
 
-    program = program_of(forward, backward, torch.empty(1, 64))
-    before = memory.Timeline(program, lambda node: False).peak
-    schedule.schedule(program, lambda node: False)
-    after = memory.Timeline(program, lambda node: False)
+    joint = program_of(forward, backward, torch.empty(1, 64))
+    before = memory.Liveness(joint, lambda node: False).peak
+    reorder_for_peak_memory.reorder_for_peak_memory(joint, lambda node: False)
+    after = memory.Liveness(joint, lambda node: False)
     assert after.peak < before
     assert after.nodes[-2].target is torch.exp
-    assert after.held[after.nodes[-2]] == after.held[program.end.args[0][0]]
-    program.graph.lint()
+    assert after.held[after.nodes[-2]] == after.held[joint.end.args[0][0]]
+    joint.graph.lint()
 
 
 def test_nothing_moves_across_the_middle() -> None:
@@ -252,8 +257,8 @@ def test_the_budget_is_kept() -> None:
     costs = {}
     for recompute in (False, True):
         ready = planned(critic, x, recompute)
-        program = memory.Program(ready.sweeps, [x, *critic.parameters()])
-        costs[recompute] = remat.cost_of(program)
+        joint = memory.JointGraph(ready.sweeps, [x, *critic.parameters()])
+        costs[recompute] = remat.cost_of(joint)
     assert costs[False] < costs[True] <= (1 + remat.ASKED) * costs[False]
 
 
@@ -267,4 +272,4 @@ def test_an_operator_without_fake_values_keeps_its_plan(monkeypatch: pytest.Monk
     monkeypatch.setattr(memory, "Program", refuse)
     found = wgangp_fast.gradient_penalty(copy.deepcopy(critic), torch.ones(shape), torch.zeros(shape))
     assert found.shape == expected.shape
-    assert fuse.memory.Program is refuse
+    assert run_passes.memory.JointGraph is refuse

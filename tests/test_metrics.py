@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgangp_fast.metrics import distances
+from wgangp_fast.training.metrics import distances
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:

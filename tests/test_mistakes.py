@@ -16,7 +16,7 @@ from lsun_fixture import write_folder, write_lsun
 from train_settings import small
 
 from wgangp_fast import cli
-from wgangp_fast.train import checkpoint, train
+from wgangp_fast.training import checkpoint, train
 
 
 class Place(NamedTuple):
@@ -30,7 +30,7 @@ class Place(NamedTuple):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    from wgangp_fast.data import prepare
+    from wgangp_fast.training.data import prepare
 
     folder = tmp_path_factory.mktemp("made")
     write_folder(folder / "photographs", 40)
@@ -284,7 +284,7 @@ def test_a_full_disk_is_said_and_the_checkpoints_before_it_stay(
 def test_a_log_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from wgangp_fast.train import folder
+    from wgangp_fast.training import folder
 
     def refuse(path: Path, value: dict[str, Any]) -> None:
         raise OSError(30, "Read-only file system")

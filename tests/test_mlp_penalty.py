@@ -11,7 +11,7 @@ import pytest
 import torch
 from mlp_cases import REFERENCE_CASES, Case, arguments, incoming_of, stock, weight_gradients
 
-from wgangp_fast.backend import BackendError
+from wgangp_fast.errors import BackendError
 from wgangp_fast.ops.mlp_penalty import mlp_penalty, mlp_penalty_backward
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from wgangp_fast import models
+from wgangp_fast.training import models
 
 # Small sizes of each name; those that are not named are the defaults.
 SMALL: dict[str, dict[str, Any]] = {

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from wgangp_fast import models
-from wgangp_fast.models.blocks import (
+from wgangp_fast.training import models
+from wgangp_fast.training.models.blocks import (
     ConditionalNorm,
     Gate,
     ShiftedSoftplus,
@@ -22,7 +22,7 @@ from wgangp_fast.models.blocks import (
     linear,
     up_conv,
 )
-from wgangp_fast.models.residual import BottleneckBlock, CharacterBlock, ResidualBlock
+from wgangp_fast.training.models.residual import BottleneckBlock, CharacterBlock, ResidualBlock
 
 
 def test_layer_norm_is_over_channels_and_pixels_with_an_affine_pair_per_channel() -> None:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 import wgangp_fast
-from wgangp_fast import models
-from wgangp_fast.models.architectures import CHOICES
-from wgangp_fast.models.residual import BottleneckBlock, ResidualBlock
+from wgangp_fast.training import models
+from wgangp_fast.training.models.architectures import CHOICES
+from wgangp_fast.training.models.residual import BottleneckBlock, ResidualBlock
 
 
 def multiplications(network: nn.Module, *inputs: Tensor, part: nn.Module | None = None) -> int:

@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 import torch
 
-from wgangp_fast.metrics import ngrams
-from wgangp_fast.metrics.ngrams import NGrams, ngram_js
+from wgangp_fast.training.metrics import ngrams
+from wgangp_fast.training.metrics.ngrams import NGrams, ngram_js
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -28,7 +28,7 @@ def refusal(bench: Bench) -> str | None:
     slots = bench.case.wanted
     try:
         bench.rule.vjp(bench.site, bench.given(bench.g), slots)
-        bent = bench.rule.curved(bench.site, bench.active) & slots
+        bent = bench.rule.second_order_slots(bench.site, bench.active) & slots
         bench.rule.adjoint(
             bench.site, bench.given(bench.c), bench.given(bench.g) if bent else None, bench.t, slots
         )

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo import IMAGE, ROWS, Critic, image, rows
 
 import wgangp_fast
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.errors import StockPathWarning
 
 
 class Pair:

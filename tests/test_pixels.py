@@ -11,7 +11,7 @@ import lsun_fixture as fixture
 import numpy as np
 import pytest
 
-from wgangp_fast.data.pixels import CROPS, FILTERS, Converter, Recipe
+from wgangp_fast.training.data.pixels import CROPS, FILTERS, Converter, Recipe
 
 pytest.importorskip("sklearn")
 Image = pytest.importorskip("PIL.Image")

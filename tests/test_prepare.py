@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from lsun_fixture import contents, quick
 
-from wgangp_fast.data import UserError, partial, prepare_cli, workers
-from wgangp_fast.data.cache import Cache, verify
+from wgangp_fast.training.data import UserError, prepare_cli, workers
+from wgangp_fast.training.data import resumable_writer as partial
+from wgangp_fast.training.data.cache import Cache, verify
 
 pytest.importorskip("lmdb")
 pytest.importorskip("sklearn")
@@ -114,7 +115,7 @@ def test_continued_after_an_exception(
 SLOWLY = """
 import sys, time
 sys.path.insert(0, {root!r})
-from wgangp_fast.data import partial, prepare_cli
+from wgangp_fast.training.data import partial, prepare_cli
 partial.SAVING_INTERVAL, partial.SAVING_SHARE = 0.0, 1e9  # after every block
 append = partial.Partial.append
 def slow(self, *arguments):

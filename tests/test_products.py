@@ -10,7 +10,8 @@ from torch import nn
 
 import wgangp_fast
 from wgangp_fast import backend, ops
-from wgangp_fast.engine import capture, plan
+from wgangp_fast.engine import plan
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
 from wgangp_fast.ops.registry import KERNELS
 from wgangp_fast.rules import products
 

@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import wgangp_fast
-from wgangp_fast.engine import capture, plan, refusals
-from wgangp_fast.penalty import StockPathWarning
+from wgangp_fast.engine import plan
+from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture.dynamo import refusals
+from wgangp_fast.errors import StockPathWarning
 
 Penalty = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 ALPHA = torch.rand(4, dtype=torch.float64)

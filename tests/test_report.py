@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import torch
 
-from wgangp_fast.data import UserError
-from wgangp_fast.train import report, report_charts
-from wgangp_fast.train.pictures import image_grid
-from wgangp_fast.train.report import write_report
-from wgangp_fast.train.report_charts import Curve, chart
+from wgangp_fast.training import report, report_charts
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.pictures import image_grid
+from wgangp_fast.training.report import write_report
+from wgangp_fast.training.report_charts import Curve, chart
 
 for package in ("PIL", "matplotlib"):
     pytest.importorskip(package)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from train_settings import small
 
-from wgangp_fast import cli, models
-from wgangp_fast.train import checkpoint, train
-from wgangp_fast.train.runs import open_run
-from wgangp_fast.train.sample_cli import STEPS, strips
+from wgangp_fast import cli
+from wgangp_fast.training import checkpoint, models, train
+from wgangp_fast.training.runs import open_run
+from wgangp_fast.training.sample_cli import STEPS, strips
 
 for package in ("safetensors",):
     pytest.importorskip(package)
@@ -173,10 +173,10 @@ def test_eval_of_points(points: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_real_samples_are_nearer_to_themselves_than_noise(run: Path) -> None:
     """The number that eval gives a bad generator is worse than that of real images."""
-    from wgangp_fast import data
-    from wgangp_fast.metrics.features import RandomConvolutions
-    from wgangp_fast.metrics.quality import judge
-    from wgangp_fast.train.eval_cli import real_samples
+    from wgangp_fast.training import data
+    from wgangp_fast.training.eval_cli import real_samples
+    from wgangp_fast.training.metrics.features import RandomConvolutions
+    from wgangp_fast.training.metrics.quality import judge
 
     real = real_samples(data.load("digits"), 400, 0)
     network = RandomConvolutions(1, 8)

@@ -17,8 +17,8 @@ import pytest
 import torch
 from lsun_fixture import quick
 
-from wgangp_fast.data import UserError
-from wgangp_fast.data.sources import open_source, read_array
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.data.sources import open_source, read_array
 
 lmdb = pytest.importorskip("lmdb")
 pytest.importorskip("sklearn")
@@ -336,9 +336,9 @@ def test_a_source_can_be_walked_by_hand(tmp_path: Path) -> None:
 
 def test_a_worker_does_not_wait_for_torch(tmp_path: Path) -> None:
     """Its imports are Pillow, numpy and the source's: two seconds and 200 MB less for each."""
-    from wgangp_fast.data.children import command
+    from wgangp_fast.training.data.subprocesses import command
 
-    code = "import wgangp_fast.data.workers, sys; print('torch' in sys.modules)"
+    code = "import wgangp_fast.training.data.workers, sys; print('torch' in sys.modules)"
     done = subprocess.run(command(code), capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
     assert torch.__name__ in sys.modules

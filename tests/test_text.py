@@ -6,12 +6,11 @@ import os
 import pytest
 import torch
 
-from wgangp_fast import data, models
-from wgangp_fast.data import UserError, text
-from wgangp_fast.data.text import EMBEDDED, SHOWN, Lines, load_lines
-from wgangp_fast.train import Config
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, data, models
+from wgangp_fast.training.data import UserError, text
+from wgangp_fast.training.data.text import EMBEDDED, SHOWN, Lines, load_lines
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import Trainer
 
 SOME = ["abca", "", "bb", "  ", "aacdefgh"]
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from wgangp_fast import backend, doctor, native
+from wgangp_fast.errors import BackendError
 from wgangp_fast.native import recipe, toolchain
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -267,7 +268,7 @@ def test_a_device_that_the_library_was_not_built_for(monkeypatch: pytest.MonkeyP
         if reason is None:
             assert backend.missing("cuda") is None
         else:
-            with pytest.raises(backend.BackendError, match=reason):
+            with pytest.raises(BackendError, match=reason):
                 backend.require("cuda")
 
 

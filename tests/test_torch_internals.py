@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import wgangp_fast
-from wgangp_fast.engine import errors, frontend, torch_internals
+from wgangp_fast import errors
+from wgangp_fast.engine import torch_internals
+from wgangp_fast.engine.capture.dynamo import frontend
 
 aten = torch.ops.aten
 

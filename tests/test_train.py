@@ -13,11 +13,12 @@ from graph_emulation import EmulatedCapture, capturing
 from torch import Tensor
 from train_settings import CPU, assert_same, small, trainer_of
 
-from wgangp_fast import checks, cudagraph, data
-from wgangp_fast.data import Stored
-from wgangp_fast.train import losses
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import SAMPLE_BATCH, Trainer
+from wgangp_fast import checks
+from wgangp_fast.cuda_graphs import capture as cudagraph
+from wgangp_fast.training import data, losses
+from wgangp_fast.training.data import Stored
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import SAMPLE_BATCH, Trainer
 
 
 def weights(trainer: Trainer) -> list[Tensor]:

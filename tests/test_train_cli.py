@@ -14,7 +14,7 @@ import pytest
 from train_settings import assert_same, final_state, whole_run
 
 from wgangp_fast import cli
-from wgangp_fast.train import Config, checkpoint, folder, train
+from wgangp_fast.training import Config, checkpoint, folder, train
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_run_folders_are_numbered_past_the_highest(tmp_path: Path) -> None:
 def test_commands_are_found_without_importing_them() -> None:
     code = "import sys; from wgangp_fast import cli; assert cli.main([]) == 2; print(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for name in ("wgangp_fast.train", "tyro", "sklearn", "matplotlib", "PIL"):
+    for name in ("wgangp_fast.training", "tyro", "sklearn", "matplotlib", "PIL"):
         assert f"'{name}'" not in out
 
 

@@ -15,17 +15,18 @@ from launching import end, start, start_ranks
 from torch import Tensor, nn
 from train_settings import CPU, assert_same, final_state, small, ticks, trainer_of
 
-from wgangp_fast import checks, cudagraph
-from wgangp_fast.data import Batches, Stored, UserError
-from wgangp_fast.train import Config, train
-from wgangp_fast.train import sample_cli as sampling
-from wgangp_fast.train.losses import LOSSES
-from wgangp_fast.train.networks import build_networks
-from wgangp_fast.train.objectives import Objective, generator_loss, scores_of
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.recorder import class_columns
-from wgangp_fast.train.runs import open_run
-from wgangp_fast.train.trainer import SAMPLE_BATCH, Trainer, sample
+from wgangp_fast import checks
+from wgangp_fast.cuda_graphs import capture as cudagraph
+from wgangp_fast.training import Config, train
+from wgangp_fast.training import sample_cli as sampling
+from wgangp_fast.training.data import Batches, Stored, UserError
+from wgangp_fast.training.losses import LOSSES
+from wgangp_fast.training.networks import build_networks
+from wgangp_fast.training.objectives import Objective, generator_loss, scores_of
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.recorder import class_columns
+from wgangp_fast.training.runs import open_run
+from wgangp_fast.training.trainer import SAMPLE_BATCH, Trainer, sample
 
 CONDITIONAL = {
     "critic": "cifar-resnet-acgan-critic",

@@ -16,7 +16,7 @@ import torch
 from launching import FLAGS, end, free_port, launch, lines, start, start_ranks, wait_for
 from train_settings import assert_same, final_state, ticks
 
-from wgangp_fast.train import checkpoint
+from wgangp_fast.training import checkpoint
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="needs gloo"

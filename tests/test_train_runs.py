@@ -14,11 +14,10 @@ import pytest
 import torch
 from train_settings import CPU, assert_same, final_state, small, ticks, trainer_of, whole_run
 
-from wgangp_fast import data
-from wgangp_fast.data import Batches, UserError
-from wgangp_fast.train import Config, Diverged, checkpoint, folder, loop, train
-from wgangp_fast.train.recorder import status
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, Diverged, checkpoint, data, folder, loop, train
+from wgangp_fast.training.data import Batches, UserError
+from wgangp_fast.training.recorder import status
+from wgangp_fast.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,14 @@ import pytest
 import torch
 from train_settings import small, trainer_of
 
-from wgangp_fast import data
-from wgangp_fast.data import UserError
-from wgangp_fast.data.toy import Modes
-from wgangp_fast.metrics.digits import digit_quality
-from wgangp_fast.metrics.modes import mode_coverage
-from wgangp_fast.train import PRESETS, Config
-from wgangp_fast.train import cli as train_cli
-from wgangp_fast.train.config import RESUMABLE
-from wgangp_fast.train.networks import build_networks
+from wgangp_fast.training import PRESETS, Config, data
+from wgangp_fast.training import cli as train_cli
+from wgangp_fast.training.config import RESUMABLE
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.data.toy import Modes
+from wgangp_fast.training.metrics.digits import digit_quality
+from wgangp_fast.training.metrics.modes import mode_coverage
+from wgangp_fast.training.networks import build_networks
 
 
 def test_graphs_are_a_setting() -> None:

@@ -17,8 +17,8 @@ import pytest
 from lsun_fixture import quick
 
 from wgangp_fast import cli
-from wgangp_fast.data import UserError, pixels
-from wgangp_fast.data.pixels import Converter, Recipe, colour, decode
+from wgangp_fast.training.data import UserError, pixels
+from wgangp_fast.training.data.pixels import Converter, Recipe, colour, decode
 
 lmdb = pytest.importorskip("lmdb")
 pytest.importorskip("sklearn")

@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from wgangp_fast import data
-from wgangp_fast.train import Config, checkpoint, train
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, checkpoint, data, train
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import Trainer
 
 for package in ("tyro", "sklearn", "matplotlib", "PIL"):
     pytest.importorskip(package)

@@ -7,21 +7,19 @@ Importing this needs torch and numpy alone; the engine is loaded by the first ca
 """
 
 from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
-from .backend import BackendError
-from .engine.errors import ManyCapturesWarning, UntestedTorchWarning
-from .executors import ExecutorChoice, choose_executor
-from .explain import Explanation, explain
-from .frozen import GraphError
-from .graphs import GraphedCriticStep, GraphedStep, make_graphed_step
-from .loss import CriticLoss, CriticLossOutput, critic_loss
-from .penalty import (
+from .autotune import ExecutorChoice, choose_executor
+from .cuda_graphs.step import GraphedCriticStep, GraphedStep, make_graphed_step
+from .errors import (
+    BackendError,
     BatchNormWarning,
+    GraphError,
+    ManyCapturesWarning,
     StockPathWarning,
-    gradient_norm,
-    gradient_penalty,
-    input_gradient,
-    r1_penalty,
+    UntestedTorchWarning,
 )
+from .explain import Explanation, explain
+from .loss import CriticLoss, CriticLossOutput, critic_loss
+from .penalty import gradient_norm, gradient_penalty, input_gradient, r1_penalty
 
 __all__ = [
     "BackendError",

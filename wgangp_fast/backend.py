@@ -15,16 +15,13 @@ import torch
 
 from . import native
 from .engine import torch_internals
+from .errors import BackendError
 
 NAMES = ("auto", "ref", "cpu", "cuda", "triton")
 ENVIRONMENT = "WGANGP_FAST_IMPL"
 
 #: what ``auto`` takes on a GPU where both exist, from measurements; an operation that is not named: Triton
 FASTER_ON_CUDA: dict[str, str] = {}
-
-
-class BackendError(RuntimeError):
-    """A backend that was asked for by name cannot run here; the message says why and what to do."""
 
 
 def named(impl: str = "auto") -> tuple[str, str]:

@@ -23,17 +23,19 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "prepare": Command("wgangp_fast.data.prepare_cli", "photographs to a folder that trains fast"),
-    "verify": Command("wgangp_fast.data.verify_cli", "check such a folder's bytes"),
-    "train": Command("wgangp_fast.train.cli", "train a generator and a critic"),
-    "sample": Command("wgangp_fast.train.sample_cli", "pictures, arrays or the weights of a run's generator"),
-    "eval": Command("wgangp_fast.train.eval_cli", "quality of a run's samples as numbers"),
-    "report": Command("wgangp_fast.train.report_cli", "runs side by side as one HTML file"),
+    "prepare": Command("wgangp_fast.training.data.prepare_cli", "photographs to a folder that trains fast"),
+    "verify": Command("wgangp_fast.training.data.verify_cli", "check such a folder's bytes"),
+    "train": Command("wgangp_fast.training.cli", "train a generator and a critic"),
+    "sample": Command(
+        "wgangp_fast.training.sample_cli", "pictures, arrays or the weights of a run's generator"
+    ),
+    "eval": Command("wgangp_fast.training.eval_cli", "quality of a run's samples as numbers"),
+    "report": Command("wgangp_fast.training.report_cli", "runs side by side as one HTML file"),
     "demo": Command("wgangp_fast.experiments.demo", "agreement, speed, digits and toys in five minutes"),
     "bench": Command("wgangp_fast.bench.cli", "time the penalty against the stock one"),
     "experiment": Command("wgangp_fast.experiments.cli", "a figure or table of the papers, as a folder"),
     "doctor": Command("wgangp_fast.doctor", "what is installed, what can run here, and what to do where not"),
-    "explain": Command("wgangp_fast.explain", "show what runs for a critic, and why"),
+    "explain": Command("wgangp_fast.training.explain_cli", "show what runs for a critic, and why"),
 }
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,9 +12,9 @@ from torch import Tensor
 from . import checks, wrappers
 from .backend import compile_boundary
 from .engine.torch_internals import schema_of
-from .execution import EXECUTORS, execution
-from .neutral import points_like, samples
+from .options import execution
 from .penalty import planned
+from .plain_tensors import points_like, samples
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -140,7 +137,9 @@ def explain(
         4.0
     """
     checks.samples("x", x)
-    from .engine import capture, joint, refusals
+    from .engine.capture import critic_step as joint
+    from .engine.capture import dynamo as capture
+    from .engine.capture import refusals
 
     how = execution(False, executor)
     subject, apart = "critic loss" if loss else "penalty", ""
@@ -152,7 +151,7 @@ def explain(
             if loss:
                 bound = joint.bind(bare, output, points, points.detach())
                 if isinstance(bound, capture.Binding):
-                    found = planned(bound, wants_x=False, how=how, joint=True)
+                    found = planned(bound, wants_x=False, how=how, critic_step=True)
                     return _explain(found, torch.cat([x] * 3), bound.leaves, subject, apart)
                 apart = bound
             binding = capture.bind(bare, output, points)
@@ -297,34 +296,3 @@ def _flops(name: str, node: torch.fx.Node, shape: tuple[int, ...]) -> int:
                 size *= s
         return 2 * size * kernel
     return 2 * size * a[-1]
-
-
-def main(argv: list[str] | None = None) -> int:
-    """``wgangp-fast explain module:function --shape N,C,H,W``: explain a critic made by a function."""
-    parser = argparse.ArgumentParser(prog="wgangp-fast explain", description=main.__doc__)
-    parser.add_argument(
-        "critic", help="module:callable that returns a critic, or models:NAME of the package's own"
-    )
-    parser.add_argument("--shape", required=True, help="of the input, for example 16,3,64,64")
-    parser.add_argument("--executor", choices=EXECUTORS, default="eager", help="how the plan is to be run")
-    parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
-    parser.add_argument("--loss", action="store_true", help="the whole critic loss, not the penalty alone")
-    arguments = parser.parse_args(argv)
-    module, _, name = arguments.critic.partition(":")
-    try:
-        shape = [int(part) for part in arguments.shape.split(",")]
-        if module == "models":
-            from . import models
-
-            critic = models.build(name)
-        else:
-            sys.path.insert(0, "")
-            critic = getattr(importlib.import_module(module), name)()
-    except (ValueError, KeyError, ImportError, AttributeError) as error:
-        print(f"wgangp-fast explain: {error}", file=sys.stderr)
-        return 2
-    explanation = explain(critic, torch.randn(shape), loss=arguments.loss, executor=arguments.executor)
-    print(explanation)
-    if arguments.code:
-        print("\n".join(explanation.code))
-    return 0

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from . import backend, checks, reference, verify, wrappers
 from .autograd import CriticLossFunction, LossCall
-from .execution import Execution, execution
-from .neutral import plain, points_like, samples
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
-from .penalty import Critic, Output, joint_plan, penalty_and_norms, scored, trusted
+from .options import Execution, execution
+from .penalty import Critic, Output, critic_step_plan, penalty_and_norms, scored, trusted
+from .plain_tensors import plain, points_like, samples
 
 
 class CriticLossOutput(NamedTuple):
@@ -101,9 +101,9 @@ def critic_loss(
     # Where dtypes differ the critic sees real, fake and the points each in its own.
     alike = all(v.dtype == real.dtype for v in (fake, *checks.promoted(real, fake, weights)) if v is not None)
     if chosen != "ref" and torch.is_grad_enabled() and alike:
-        found = _together(critic, real, fake, float(lambda_gp), asked)
+        found = _at_once(critic, real, fake, float(lambda_gp), asked)
     if found is None:
-        found = _apart(critic, real, fake, float(lambda_gp), asked)
+        found = _separately(critic, real, fake, float(lambda_gp), asked)
     return found._replace(loss=finish(found.loss))
 
 
@@ -119,7 +119,7 @@ class _Asked(NamedTuple):
     how: Execution
 
 
-def _together(
+def _at_once(
     critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
 ) -> CriticLossOutput | None:
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
@@ -131,7 +131,7 @@ def _together(
     watch = verify.begin(critic, asked.output, real.device, (wants_x, True, kernels, asked.how, True))
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
     like = points_like(real)
-    plan, leaves = joint_plan(critic, asked.output, like, wants_x, kernels, asked.how, watch)
+    plan, leaves = critic_step_plan(critic, asked.output, like, wants_x, kernels, asked.how, watch)
     if plan is None:
         return None
     n, *rest = like.shape
@@ -194,7 +194,9 @@ class _Stock:
         return of_fake.mean() - of_real.mean() + self.lambda_gp * penalty
 
 
-def _apart(critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked) -> CriticLossOutput:
+def _separately(
+    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
+) -> CriticLossOutput:
     """Real, fake and penalty in passes of their own, as stock code makes them."""
     with wrappers.reaching() as reach:
         score = scored(critic, asked.output)

@@ -11,32 +11,19 @@ import torch
 from torch import Tensor
 
 from . import backend, checks, reference, verify, wrappers
-from .autograd import (
-    Call,
-    GradientPenaltyFunction,
-    InputGradientFunction,
-    MlpCall,
-    MlpPenaltyFunction,
-)
-from .execution import DEFAULT, Execution, execution
-from .neutral import plain, points_like, samples
+from .autograd import Call, GradientPenaltyFunction, InputGradientFunction, MlpCall, MlpPenaltyFunction
+from .errors import BatchNormWarning, StockPathWarning, VerificationError
 from .ops.interpolate import draw_key
 from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
+from .options import DEFAULT, Execution, execution
+from .plain_tensors import plain, points_like, samples
 
 if TYPE_CHECKING:
-    from .engine.errors import CaptureError
+    from .errors import CaptureError
 
 Critic = Callable[[Tensor], Any]
 Output = Callable[[Any], Tensor]
-
-
-class StockPathWarning(UserWarning):
-    """The critic could not be captured; the stock penalty runs instead (same result, stock speed)."""
-
-
-class BatchNormWarning(UserWarning):
-    """The critic normalises over the batch, which the paper advises against (section 4)."""
 
 
 @backend.compile_boundary
@@ -79,7 +66,7 @@ def gradient_penalty(
             these kernels; ``"ref"``: the stock path.
         recompute: keep less between forward and backward, and make it again: less memory, more time.
         executor: how the engine's code runs, ``"eager"``, ``"inductor"`` or ``"graph"``; see
-            :mod:`wgangp_fast.execution`.
+            :mod:`wgangp_fast.options`.
 
     Returns:
         A scalar, or ``[N]``; float32 at least. Differentiable once: a derivative of its gradient raises.
@@ -265,7 +252,8 @@ class _Refusal:
         self.critic, self.error = critic, error
 
     def note(self) -> None:
-        from .engine import capture, refusals
+        from .engine.capture import dynamo as capture
+        from .engine.capture import refusals
 
         entry, error = capture.entry(self.critic), self.error
         if not isinstance(error, capture.NotNow):
@@ -292,7 +280,7 @@ def _plan(
     watch: verify.Verification | None,
 ) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
     """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
-    from .engine import capture  # by the first call: it brings Dynamo with it
+    from .engine.capture import dynamo as capture  # by the first call: it brings Dynamo with it
 
     grad = torch.is_grad_enabled()
     key = (wants_x, grad, kernels, how, False)
@@ -316,7 +304,7 @@ def _plan(
     return found, binding.leaves, None
 
 
-def joint_plan(
+def critic_step_plan(
     critic: Critic,
     output: Output | None,
     x: Tensor,
@@ -326,7 +314,10 @@ def joint_plan(
     watch: verify.Verification | None,
 ) -> tuple[Any, tuple[Any, ...]]:
     """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
-    from .engine import capture, joint, plan, refusals
+    from .engine import plan
+    from .engine.capture import critic_step as joint
+    from .engine.capture import dynamo as capture
+    from .engine.capture import refusals
 
     try:
         with capture.shown(None if watch is None else watch.look):
@@ -338,10 +329,10 @@ def joint_plan(
     if isinstance(binding, str):
         return None, ()
     try:
-        return plan.plan_of(binding, wants_x, kernels, how, joint=True), binding.leaves
+        return plan.plan_of(binding, wants_x, kernels, how, critic_step=True), binding.leaves
     except Exception as error:  # nothing has run yet, and the penalty's own plan may do
         refusals.raise_out_of_memory(error)
-        binding.captured.joined = str(error) or type(error).__name__
+        binding.captured.critic_step = str(error) or type(error).__name__
         return None, ()
 
 
@@ -355,7 +346,7 @@ def trusted(
     whole_loss: bool = False,
 ) -> tuple[Any, _Refusal | None]:
     """What the plan gives, or why it is not to be used: its first call is compared with the stock code."""
-    from .engine import refusals
+    from .engine.capture import refusals
 
     if watch is None or watch.before is None:
         return run(), None
@@ -364,11 +355,11 @@ def trusted(
             result = run()
             watch.compare(plan, result[0] if isinstance(result, tuple) else result, stock, points())
         return result, None
-    except verify.VerificationError as error:
+    except VerificationError as error:
         remedy = "none is needed, the stock path is exact; please report the critic"
         refused = f"compared with the stock code, the plan's first call was wrong: {error}", remedy
         if whole_loss:
-            watch.captured.joined = refused[0]  # the penalty alone has a plan of its own
+            watch.captured.critic_step = refused[0]  # the penalty alone has a plan of its own
         else:
             watch.captured.refused = refused
         return None, _Refusal(critic, refusals.refusal(*refused))
@@ -376,7 +367,8 @@ def trusted(
 
 def planned(binding: Any, *options: Any, **more: Any) -> Any:
     """The plan for a binding; what cannot be planned is a refusal of that capture."""
-    from .engine import plan, refusals
+    from .engine import plan
+    from .engine.capture import refusals
 
     try:
         return plan.plan_of(binding, *options, **more)
@@ -388,7 +380,8 @@ def planned(binding: Any, *options: Any, **more: Any) -> Any:
 
 
 def _warn_batch_norm(critic: Critic, captured: Any) -> None:
-    from .engine import capture, refusals
+    from .engine.capture import dynamo as capture
+    from .engine.capture import refusals
 
     entry = capture.entry(critic)
     if captured.batch_norm not in entry.warned:

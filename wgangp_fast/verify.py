@@ -17,19 +17,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import backend, checks
+from . import checks
+from .cuda_graphs.guards import reachable
 from .engine import torch_internals
-from .frozen import reachable
+from .errors import BackendError, VerificationError
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
 POLICIES = ("first", "always", "never")
 ROUNDINGS = 64  # in units of the last place, that the sums of a critic may add up to
 SPREADS = 16  # times what is seen in so few tries
 TRIES = 6  # stock runs at points moved by rounding, to tell a fault from a kink
-
-
-class VerificationError(Exception):
-    """The plan's numbers are not the stock code's; the message says which."""
 
 
 def policy() -> str:
@@ -78,7 +75,7 @@ class Verification:
         except VerificationError:
             raise
         except Exception as error:
-            if _is_out_of_memory(error) or isinstance(error, backend.BackendError) or before is None:
+            if _is_out_of_memory(error) or isinstance(error, BackendError) or before is None:
                 raise
             before.restore()
             raise VerificationError(f"it raised {type(error).__name__}: {error}"[:300]) from error
@@ -211,14 +208,14 @@ class _State:
                     tensor.data.copy_(numbers)
         for put, state in self.random:
             put(state)
-        from . import streams
+        from . import rng as streams
 
         streams.restore(self.python_random)
 
 
 def _python_random(modules: list[nn.Module]) -> list[tuple[Any, Any]]:
     """Python's and numpy's streams, and those that the modules hold."""
-    from . import streams  # numpy.random, which importing the package does not need
+    from . import rng as streams  # numpy.random, which importing the package does not need
 
     held = [value for module in modules for value in vars(module).values() if streams.is_stream(value)]
     return streams.states([*streams.GLOBAL, *held])

@@ -31,7 +31,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from .engine import torch_internals
-from .engine.errors import Unavailable
+from .errors import Unavailable
 
 Finish = Callable[[Tensor], Tensor]
 

@@ -194,9 +194,8 @@ def test_what_cannot_be_captured_says_so_and_the_gpu_goes_on() -> None:
 
 
 def test_the_trainer_replays_by_default_and_trains_alike() -> None:
-    from wgangp_fast import data
-    from wgangp_fast.train import Config
-    from wgangp_fast.train.trainer import Trainer
+    from wgangp_fast.training import Config, data
+    from wgangp_fast.training.trainer import Trainer
 
     states = []
     for graphs in (False, True):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from wgangp_fast.data import Batches, Loader, Stored, stream
-from wgangp_fast.train import Config, checkpoint, train
-from wgangp_fast.train.runs import open_run
+from wgangp_fast.training import Config, checkpoint, train
+from wgangp_fast.training.data import Batches, Loader, Stored, stream
+from wgangp_fast.training.runs import open_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

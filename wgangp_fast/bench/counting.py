@@ -49,7 +49,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ..engine.sweeps import differentiable
+from ..engine.ir import differentiable
 from ..engine.torch_internals import schema_of
 from ..rules import Rule, Site, find, linear_map, rule_of
 from ..rules.registry import bind
@@ -241,7 +241,9 @@ class _Walk:
         if node not in self.sites:
             return
         site, rule, slots = self.sites[node]
-        self.bent[node] = frozenset(s for s in rule.curved(site, site.active) if slots.get(s) in self.needed)
+        self.bent[node] = frozenset(
+            s for s in rule.second_order_slots(site, site.active) if slots.get(s) in self.needed
+        )
         for slot, source in slots.items():
             if source in self.needed and (slot in self.bent[node] or node in self.adjoint):
                 self.adjoint.add(source)

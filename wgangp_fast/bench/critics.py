@@ -1,4 +1,4 @@
-"""Critics that are measured: those of :mod:`wgangp_fast.models` at a width, and others that it lacks."""
+"""Critics that are measured: those of ``training.models`` at a width, and others that it lacks."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .. import models
-from ..models.blocks import LEAKY_SLOPE, down_conv, linear
-from ..models.resnet import ResNet101Critic
+from ..training import models
+from ..training.models.blocks import LEAKY_SLOPE, down_conv, linear
+from ..training.models.resnet import ResNet101Critic
 
 
 def perceptron(

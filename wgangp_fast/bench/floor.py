@@ -75,7 +75,7 @@ class Floor:
         dtype: of the products; by default x's.
 
     Raises:
-        wgangp_fast.engine.capture.CaptureError: the critic has no graph to count.
+        wgangp_fast.engine.capture.dynamo.CaptureError: the critic has no graph to count.
     """
 
     def __init__(
@@ -212,9 +212,9 @@ def count_critic(critic: nn.Module, x: Tensor, loss: str) -> Count:
     """Capture ``critic`` at ``x [N, ...]`` and count; see :func:`.counting.count`.
 
     Raises:
-        wgangp_fast.engine.capture.CaptureError: it cannot be captured.
+        wgangp_fast.engine.capture.dynamo.CaptureError: it cannot be captured.
     """
-    from ..engine import capture
+    from ..engine.capture import dynamo as capture
 
     with torch.enable_grad():
         captured = capture.bind(wrappers.unwrap(critic), None, x.detach().clone().requires_grad_()).captured

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .. import models
+from ..training import models
 from . import suite
 from .measures import Settings
 from .workloads import Workload

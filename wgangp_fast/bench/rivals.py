@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..engine.errors import Unavailable
 from ..engine.torch_internals import dynamo_options, trace_to_aten
+from ..errors import Unavailable
 from .modes import Mode
 from .steps import Absent, Contestant, Score, Step, Task, clear_gradients, eager, give, interpolate
 

@@ -40,11 +40,7 @@ dimensions. Of several outputs of a critic (tuple or list) the first is the scor
 accepted; alpha always ends on the samples' device. Mixed dtypes promote as in the originals' arithmetic.
 """
 
-from .graph import (
-    WassersteinGradientPenalty,
-    ZeroCenteredGradientPenalty,
-    wasserstein_gradient_penalty,
-)
+from .graph import WassersteinGradientPenalty, ZeroCenteredGradientPenalty, wasserstein_gradient_penalty
 from .lucidrains import (
     gigagan_gradient_penalty,
     lucidrains_gradient_penalty,

@@ -9,15 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..penalty import input_gradient
-from .shared import (
-    Device,
-    check_choice,
-    check_number,
-    check_samples,
-    first,
-    labelled,
-    of_graph,
-)
+from .shared import Device, check_choice, check_number, check_samples, first, labelled, of_graph
 
 
 def wasserstein_gradient_penalty(

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from .errors import Unavailable
+from ..errors import Unavailable
 
 #: what the tests have passed with
 TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")

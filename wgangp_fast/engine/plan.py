@@ -2,63 +2,25 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import re
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from .. import checks
-from ..execution import DEFAULT, Execution
 from ..ops.registry import Kernels
-from .capture import Binding, Captured
-from .derive import derive
-from .executor import executable
-from .fuse import fuse
-from .joint import derive_joint
-from .lower import lower
-from .mirrors import Mirrors
-from .mlp import Mlp, recognise
-from .sweeps import REST, Sweeps
-from .writer import result_of, value_of
-
-_OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
-_BINDING = re.compile(r"\btorch\.((?:\w+\.)*\w+)(?=\()")
-
-
-def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
-    """The module's code as a bare function: operators are looked up once, not at every call.
-
-    ``boxed``: the function takes its first argument and a list of the others, which it empties.
-    """
-    code = module.graph.python_code("self")
-    scope = dict(code.globals)
-
-    def operator_name(match: re.Match[str]) -> str:
-        name = "op_" + "_".join(match.groups())
-        space, packet, overload = match.groups()
-        scope[name] = getattr(getattr(getattr(torch.ops, space), packet), overload)
-        return name
-
-    def binding_name(match: re.Match[str]) -> str:
-        path = match.group(1).split(".")
-        name = "torch_" + "_".join(path)
-        scope[name] = functools.reduce(getattr, path, torch)
-        return name
-
-    source = _BINDING.sub(binding_name, _OPERATOR.sub(operator_name, code.src))
-    inputs = [node.target for node in module.graph.find_nodes(op="placeholder")]
-    head = f"def forward({', '.join(inputs)}):"
-    if boxed:
-        first, *rest = inputs
-        unpack = f"({' '.join(f'{name},' for name in rest)}) = saved; " if rest else ""
-        head = f"def forward({first}, saved):\n    {unpack}saved.clear()"
-    body = source[source.index("def forward") :].split(":\n", 1)[1]
-    exec(compile(f"{head}\n{body}", f"<{type(module).__name__}>", "exec"), scope)
-    return scope["forward"]
+from ..options import DEFAULT, Execution
+from .capture.batch_match import BatchMatch
+from .capture.dynamo import Binding, Captured
+from .codegen import compiled
+from .derive.critic_step import derive_critic_step
+from .derive.four_sweeps import derive
+from .executors import executable
+from .ir import REST, Sweeps, result_of, value_of
+from .passes.kernel_patterns import lower
+from .passes.pipeline import run_passes
+from .passes.whole_mlp import Mlp, recognise
 
 
 class Plan:
@@ -82,30 +44,30 @@ class Plan:
         leaves: tuple[Any, ...],
         kernels: Kernels,
         how: Execution = DEFAULT,
-        joint: bool = False,
+        critic_step: bool = False,
     ) -> None:
         self.kernels, self.how = kernels, how
         self.verified: str | None = None
         self.draws = any(
             torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in captured.nodes()
         )
-        sweeping = wants_x or joint or how.executor != "eager"
+        sweeping = wants_x or critic_step or how.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
         grad = torch.is_grad_enabled()
         self.wanted = tuple(
             i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
         )
         self.count = len(leaves)
-        if joint:
-            graphs = [lower(graph, kernels) for graph in captured.joined]
-            mirrors, lowered = Mirrors(*graphs), graphs[-1]
-            self.score_cut: Any = mirrors.cut(result_of(mirrors.one), None, REST)
-            self.sweeps: Sweeps = derive_joint(mirrors, wants_x, self.wanted)
+        if critic_step:
+            graphs = [lower(graph, kernels) for graph in captured.critic_step]
+            match, lowered = BatchMatch(*graphs), graphs[-1]
+            self.score_cut: Any = match.cut(result_of(match.one), None, REST)
+            self.sweeps: Sweeps = derive_critic_step(match, wants_x, self.wanted)
         else:
             lowered = lower(captured.critic, kernels)
             self.sweeps = derive(lowered, wants_x, self.wanted)
         inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
-        fuse(self.sweeps, kernels, inputs, how.recompute)
+        run_passes(self.sweeps, kernels, inputs, how.recompute)
         self._forward, self._backward, self.executor = executable(
             how.executor,
             self.sweeps,
@@ -184,11 +146,11 @@ def plan_of(
     wants_x: bool,
     kernels: Kernels | None = None,
     how: Execution = DEFAULT,
-    joint: bool = False,
+    critic_step: bool = False,
 ) -> Plan:
     """The plan for this binding, derived on first use; ``kernels``: by default the fastest here.
 
-    ``joint``: of the whole critic step, for a binding by ``joint.bind``.
+    ``critic_step``: of the whole critic step, for a binding by ``critic_step.bind``.
 
     What the leaves require is guarded by the capture, so the grad mode, ``wants_x`` and the kernels choose
     the plan.
@@ -197,8 +159,8 @@ def plan_of(
         x = next(iter(binding.captured.critic.nodes))
         kernels = Kernels.of("auto", x.meta["val"].device.type)
     plans = binding.captured.plans
-    key = (wants_x, torch.is_grad_enabled(), kernels, how, joint)
+    key = (wants_x, torch.is_grad_enabled(), kernels, how, critic_step)
     plan = plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how, joint)
+        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how, critic_step)
     return plan

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast import data
-from wgangp_fast.data import Stored, stream
-from wgangp_fast.metrics.features import Classifier
-from wgangp_fast.train import Config
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.objectives import scores_of
-from wgangp_fast.train.pictures import sheet
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, data
+from wgangp_fast.training.data import Stored, stream
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.features import Classifier
+from wgangp_fast.training.objectives import scores_of
+from wgangp_fast.training.pictures import sheet
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREEN, ORANGE, RED, figure, image_sheet
 from .images import about, image_set, some

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from wgangp_fast.arguments import Parser, mistakes
-from wgangp_fast.extras import UserError, require
-from wgangp_fast.train.parallel import usable
+from wgangp_fast.cli_arguments import Parser, mistakes
+from wgangp_fast.errors import UserError
+from wgangp_fast.optional_dependencies import require
+from wgangp_fast.training.parallel import usable
 
 from .catalog import EXPERIMENTS
 from .page import VERDICTS, seconds

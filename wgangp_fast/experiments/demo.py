@@ -15,11 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
-from wgangp_fast.data import UserError
 from wgangp_fast.penalty import gradient_penalty
-from wgangp_fast.train import Config, Interrupted, train
-from wgangp_fast.train.quality import quality_line
+from wgangp_fast.training import Config, Interrupted, models, train
+from wgangp_fast.training.data import UserError
+from wgangp_fast.training.quality import quality_line
 
 PROGRAM = "wgangp-fast demo"
 AGREEMENT = 1e-10  # largest relative error allowed in float64

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import models
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, COLOURS, RED, figure
 from .page import number

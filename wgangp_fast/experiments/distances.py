@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast.data import stream
-from wgangp_fast.metrics.divergences import (
+from wgangp_fast.training.data import stream
+from wgangp_fast.training.metrics.divergences import (
     Distances,
     atoms,
     js_divergence,
@@ -22,9 +22,9 @@ from wgangp_fast.metrics.divergences import (
     parallel_lines,
     total_variation,
 )
-from wgangp_fast.metrics.transport import exact_wasserstein
-from wgangp_fast.models import MLP
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training.metrics.transport import exact_wasserstein
+from wgangp_fast.training.models import MLP
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREEN, GREY, ORANGE, RED, figure
 from .rules import rules

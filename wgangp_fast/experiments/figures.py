@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from wgangp_fast.extras import require
-from wgangp_fast.train.pictures import sheet, write_png
+from wgangp_fast.optional_dependencies import require
+from wgangp_fast.training.pictures import sheet, write_png
 
 GREY, ORANGE, GREEN, BLUE, RED = "#444444", "#e8710a", "#1a8a3a", "#1f5fbf", "#b3261e"
 COLOURS = (BLUE, ORANGE, GREEN, RED, GREY, "#7a4fbf", "#0a8f9e", "#a06a00")

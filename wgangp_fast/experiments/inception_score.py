@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast import data
-from wgangp_fast.data import stream
-from wgangp_fast.extras import UserError
-from wgangp_fast.metrics.distances import inception_score
-from wgangp_fast.metrics.features import Classifier
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.errors import UserError
+from wgangp_fast.training import data
+from wgangp_fast.training.data import stream
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.distances import inception_score
+from wgangp_fast.training.metrics.features import Classifier
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREY, ORANGE, figure, image_sheet
 from .speed import kernels

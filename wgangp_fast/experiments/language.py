@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
-from wgangp_fast.data import stream
-from wgangp_fast.data.text import EMBEDDED, LENGTH, Lines, load_lines
-from wgangp_fast.extras import UserError
-from wgangp_fast.metrics.ngrams import NGrams
-from wgangp_fast.train.trainer import Trainer, sample
+from wgangp_fast.errors import UserError
+from wgangp_fast.training import models
+from wgangp_fast.training.data import stream
+from wgangp_fast.training.data.text import EMBEDDED, LENGTH, Lines, load_lines
+from wgangp_fast.training.metrics.ngrams import NGrams
+from wgangp_fast.training.trainer import Trainer, sample
 
 from .figures import BLUE, COLOURS, GREY, RED, figure
 from .speed import kernels

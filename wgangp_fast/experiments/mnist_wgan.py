@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
-from wgangp_fast.data import Samples, Stored, stream, to_unit
-from wgangp_fast.metrics.distances import frechet_distance
-from wgangp_fast.metrics.features import RandomConvolutions
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.train import Config
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, models
+from wgangp_fast.training.data import Samples, Stored, stream, to_unit
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.distances import frechet_distance
+from wgangp_fast.training.metrics.features import RandomConvolutions
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, ORANGE, figure, image_sheet
 from .images import about, image_set, some

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from wgangp_fast import models
-from wgangp_fast.data import Stored, stream, to_unit
-from wgangp_fast.train.loop import using_threads
+from wgangp_fast.training import models
+from wgangp_fast.training.data import Stored, stream, to_unit
+from wgangp_fast.training.loop import using_threads
 
 from .figures import BLUE, ORANGE, figure
 from .images import about, image_set, some, split

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import data
-from wgangp_fast.data import stream, to_unit
-from wgangp_fast.metrics.transport import exact_wasserstein, optimal_coupling
 from wgangp_fast.penalty import gradient_norm, input_gradient
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import data
+from wgangp_fast.training.data import stream, to_unit
+from wgangp_fast.training.metrics.transport import exact_wasserstein, optimal_coupling
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREY, ORANGE, figure
 from .speed import kernels
@@ -213,7 +213,7 @@ def _surface(axes: Any, line: Tensor, value: Tensor, real: Tensor, title: str) -
 
 def toy_kernels(study: Study, lambda_gp: float = 10.0) -> None:
     """The row of the toy critic, as wide as this scale has it."""
-    from wgangp_fast import models
+    from wgangp_fast.training import models
 
     width, batch = study.settings.width, study.settings.batch
     with torch.random.fork_rng():

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from wgangp_fast.train.folder import write_text
+from wgangp_fast.training.folder import write_text
 
 from . import page
 from .study import FIXED

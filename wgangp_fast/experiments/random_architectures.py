@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from wgangp_fast.data import Stored, stream, to_unit
-from wgangp_fast.metrics.features import Classifier
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.models import Architecture, random_architecture
-from wgangp_fast.train import Config
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config
+from wgangp_fast.training.data import Stored, stream, to_unit
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.features import Classifier
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.models import Architecture, random_architecture
+from wgangp_fast.training.trainer import Trainer
 
 from .comparisons import PAPER, PAPER_WINS, sign_test, success_table, thresholds, wins
 from .figures import BLUE, GREEN, ORANGE, figure, image_sheet

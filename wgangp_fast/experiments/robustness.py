@@ -11,14 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import data, models
-from wgangp_fast.data import Stored, stream
-from wgangp_fast.metrics.distances import frechet_distance
-from wgangp_fast.metrics.features import Classifier, RandomConvolutions
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.train import Config
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.pictures import sheet
+from wgangp_fast.training import Config, data, models
+from wgangp_fast.training.data import Stored, stream
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.distances import frechet_distance
+from wgangp_fast.training.metrics.features import Classifier, RandomConvolutions
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.pictures import sheet
 
 from .figures import RED, figure
 from .images import about, image_set, some

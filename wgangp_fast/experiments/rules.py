@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast.extras import UserError
-from wgangp_fast.penalty import BatchNormWarning, gradient_norm, gradient_penalty, input_gradient
-from wgangp_fast.train import Config
-from wgangp_fast.train.losses import LOSSES
-from wgangp_fast.train.objectives import Objective
+from wgangp_fast.errors import BatchNormWarning, UserError
+from wgangp_fast.penalty import gradient_norm, gradient_penalty, input_gradient
+from wgangp_fast.training import Config
+from wgangp_fast.training.losses import LOSSES
+from wgangp_fast.training.objectives import Objective
 
 from .study import Study
 

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast.data import Stored, UserError
-from wgangp_fast.metrics.distances import inception_score
-from wgangp_fast.metrics.features import Classifier, Network
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.train.loop import using_threads
+from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.metrics.distances import inception_score
+from wgangp_fast.training.metrics.features import Classifier, Network
+from wgangp_fast.training.metrics.quality import to_pixels
 
 from .study import Study
 

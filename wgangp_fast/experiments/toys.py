@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast import data
-from wgangp_fast.data import stream
-from wgangp_fast.metrics.modes import mode_coverage
-from wgangp_fast.metrics.transport import exact_wasserstein
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import data
+from wgangp_fast.training.data import stream
+from wgangp_fast.training.metrics.modes import mode_coverage
+from wgangp_fast.training.metrics.transport import exact_wasserstein
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREEN, ORANGE, animation, figure
 from .planes import SETS, real_points, toy_kernels

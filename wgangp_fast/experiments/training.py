@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import data
-from wgangp_fast.data import Samples
-from wgangp_fast.train import Config, checkpoint
-from wgangp_fast.train.folder import Progress
-from wgangp_fast.train.loop import using_threads
-from wgangp_fast.train.parallel import Group
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, checkpoint, data
+from wgangp_fast.training.data import Samples
+from wgangp_fast.training.folder import Progress
+from wgangp_fast.training.loop import using_threads
+from wgangp_fast.training.parallel import Group
+from wgangp_fast.training.trainer import Trainer
 
 from .study import Study, _slug
 

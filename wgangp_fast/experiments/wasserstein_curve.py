@@ -10,12 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import models
-from wgangp_fast.data import Stored, stream
-from wgangp_fast.metrics.curves import median_filter
-from wgangp_fast.metrics.quality import to_pixels
-from wgangp_fast.train import Config
-from wgangp_fast.train.trainer import Trainer
+from wgangp_fast.training import Config, models
+from wgangp_fast.training.data import Stored, stream
+from wgangp_fast.training.metrics.curves import median_filter
+from wgangp_fast.training.metrics.quality import to_pixels
+from wgangp_fast.training.trainer import Trainer
 
 from .figures import BLUE, GREY, ORANGE, figure, image_sheet
 from .images import about, image_set

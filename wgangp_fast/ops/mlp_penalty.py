@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import backend
+from ..errors import BackendError
 from .interpolate import uniform
 from .registry import acc, implementation, operation
 
@@ -252,7 +253,7 @@ def _backend(name: str, impl: str, tensor: Tensor) -> str:
     if impl == "auto" and (not fits or tensor.device.type == "cpu"):
         return "ref"
     if impl not in ("auto", "ref") and not fits:
-        raise backend.BackendError(
+        raise BackendError(
             f"{source}={impl!r}: {name} has kernels of 'cuda' and 'triton', for float32, float16 and "
             f"bfloat16; got {tensor.dtype} on {tensor.device}. Use impl='auto' or impl='ref'."
         )

@@ -19,6 +19,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .. import backend
 from ..engine import torch_internals
+from ..errors import BackendError
 
 Function = Callable[..., Any]
 R = TypeVar("R", bound=Function)
@@ -95,7 +96,7 @@ def implementation(name: str, which: str) -> Function:
         found = getattr(torch.ops.wgangp_fast, name, None)
         found = found.default if found is not None else None
     if found is None:
-        raise backend.BackendError(f"{which!r} has no operation {name!r}; use impl='auto' or impl='ref'")
+        raise BackendError(f"{which!r} has no operation {name!r}; use impl='auto' or impl='ref'")
     return found
 
 

@@ -28,7 +28,7 @@ class Softmax(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         return self.multiply(site, t["self"])
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
     def _bend(self, site: Site, g: Any, t: Any) -> Any:
@@ -36,7 +36,7 @@ class Softmax(Rule):
         y, dim = site.output(), site["dim"]
         return g * t - (y * t).sum(dim, keepdim=True) * g - (y * g).sum(dim, keepdim=True) * t
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return {"self": self.multiply(site, self._bend(site, g, t["self"]))}
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
@@ -60,10 +60,10 @@ class LogSoftmax(Rule):
         p = torch.exp(site.output())
         return t["self"] - (p * t["self"]).sum(site["dim"], keepdim=True)
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         p, tangent, dim = torch.exp(site.output()), t["self"], site["dim"]
         centred = tangent - (p * tangent).sum(dim, keepdim=True)
         return {"self": p * centred * g.sum(dim, keepdim=True) * -1}

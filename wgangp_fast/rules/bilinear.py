@@ -82,14 +82,14 @@ class Bilinear(Rule):
             total = plus(total, self.bias_tangent(site, t[self.bias]))
         return total
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset(
             slot
             for slot, other in ((self.b, self.a), (self.a, self.b))
             if other in moving and site.is_tensor(slot)
         )
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         out: dict[str, Any] = {}
         if self.a in slots:
             out[self.a] = self.transpose_a(site, g, t[self.b])
@@ -119,7 +119,7 @@ class Convolution(Bilinear):
 
     a, b, bias = "input", "weight", "bias"
 
-    def apart(self, site: Site) -> bool:
+    def second_order_in_sweep3(self, site: Site) -> bool:
         # One call on both pairs saves a call and a pass over the weights, and costs a copy of activations.
         # (Own kernels copy nothing, but keep the tangent until then.)
         # On a CPU that pays for small activations and for large weights: at batch 16, 256 to 512 channels at
@@ -193,7 +193,7 @@ class Linear(Bilinear):
 
     a, b, bias = "input", "weight", "bias"
 
-    def apart(self, site: Site) -> bool:
+    def second_order_in_sweep3(self, site: Site) -> bool:
         return self.copies_are_dear(site)
 
     def _onednn(self, site: Site) -> bool:

@@ -48,10 +48,10 @@ class Unary(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         return self.multiply(site, t["self"])
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"} if self.smooth else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         product = g * t["self"]
         if self.ratio is not None:
             bent = self.ratio(site) * product
@@ -236,7 +236,7 @@ class Divide(Rule):
             total = -shift if total is None else total - shift
         return total / self._denominator(site)
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         if not site.is_tensor("other"):
             return frozenset()
         reached = {"other"} if moving else set()
@@ -244,7 +244,7 @@ class Divide(Rule):
             reached.add("self")
         return frozenset(reached)
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         # s = g (t_a - y t_b) / b;  ds/da = -g t_b / b^2;  ds/db = -g (t_a - 2 y t_b) / b^2
         b, out = site.primal("other"), {}
         over = g / (b * b)
@@ -288,10 +288,10 @@ class PReLU(Rule):
             total = plus(total, torch.where(site.primal("self") > 0, 0, site.primal("self") * t["weight"]))
         return total
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset(slot for slot, other in (("weight", "self"), ("self", "weight")) if other in moving)
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         out = {}
         if "weight" in slots:
             out["weight"] = self._weight(site, g * t["self"])

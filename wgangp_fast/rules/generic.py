@@ -313,10 +313,10 @@ class Generic(Rule):
             return tuple(moved[i] if i in self.reached else None for i in range(len(site.result)))
         return moved
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return self.bends if moving else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return self.adjoint(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:

@@ -1,4 +1,4 @@
-"""Rules of the package's own operations, which ``engine.lower`` puts into a critic's graph."""
+"""Rules of the package's own operations, which ``engine.passes`` puts into a critic's graph."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class BiasAct(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         return _call("bias_act_grad", t["x"], *self._tail(site))
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         if not self.smooth or "x" not in moving:
             return frozenset()
         return frozenset({"x", "bias"} if site.has("bias") else {"x"})
@@ -50,7 +50,7 @@ class BiasAct(Rule):
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving | {"bias"} if self.piecewise_linear and moving else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
@@ -94,10 +94,10 @@ class Gate(Rule):
         (slot,) = t
         return t[slot] * self.vjp(site, site.primal("a").new_ones(site.shape("a")), frozenset({slot}))[slot]
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset({"a", "b"}) if moving else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
@@ -138,7 +138,7 @@ class NormAct(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         return _call("norm_act_jvp", t["x"], *self._tail(site)), None, None
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         if "x" not in moving:
             return frozenset()
         smooth = ACTIVATIONS[NAMES[site["act"]]].d2f is not None
@@ -150,7 +150,7 @@ class NormAct(Rule):
         bends = ACTIVATIONS[NAMES[site["act"]]].d2f is not None or NAMES[site["act"]] == "identity"
         return frozenset() if bends or not moving else frozenset({"x", "weight", "bias"})
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:

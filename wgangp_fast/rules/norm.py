@@ -68,12 +68,12 @@ class Normalisation(Rule):
         """``J t``."""
         return self.backward(site, t, None, [True, False, False])[0]
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         if "input" not in moving:
             return frozenset()
         return frozenset({"input"} | ({"weight"} if site.has("weight") else set()))
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         shape, dims, stats, affine = self.geometry(site)
         h, cotangent, tangent = (
             site.primal("input").reshape(shape),
@@ -209,10 +209,10 @@ class FixedNorm(Normalisation):
     def jvp(self, site: Site, t: Slots) -> Any:
         return (t["input"] * self._scale(site),) + (None,) * (len(site.result) - 1)
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset({"weight"}) if "input" in moving and site.has("weight") else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         return {"weight": (g[0] * t["input"] * self._r(site)).sum(_others(site))}
 
 
@@ -244,11 +244,11 @@ class _EitherBatchNorm(Rule):
     def jvp(self, site: Site, t: Slots) -> Any:
         return self._of(site).jvp(site, t)
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        return self._of(site).curved(site, moving)
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        return self._of(site).second_order_slots(site, moving)
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
-        return self._of(site).curvature(site, g, t, slots)
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        return self._of(site).second_order(site, g, t, slots)
 
 
 add_rule(
@@ -291,10 +291,10 @@ class Variance(Rule):
         centred = self._centred(site, site.primal("self"))
         return (centred * tangent).sum(reduced_dims(site), keepdim=True) * self._factor(site)
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         bent = self._centred(site, t["self"])
         if self.root:
             y = spread(site, site.output())
@@ -326,10 +326,10 @@ class VectorNorm(Rule):
         rate = (self._unit(site)[0] * t["self"]).sum(reduced_dims(site), keepdim=True)
         return rate.reshape(list(site.result.shape))
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
         unit, inverse = self._unit(site)
         rate = (unit * t["self"]).sum(reduced_dims(site), keepdim=True)
         return {"self": (t["self"] - unit * rate) * (spread(site, g) * inverse)}

@@ -197,19 +197,19 @@ class Rule:
         """``sum over slots of (df/dslot) t_slot``."""
         raise NotImplementedError
 
-    def curved(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        """Slots that :meth:`curvature` can reach when the slots in ``moving`` carry tangents."""
+    def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
+        """Slots that :meth:`second_order` can reach when the slots in ``moving`` carry tangents."""
         return frozenset()
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         """Slots that autograd's second order of this operator reaches with nothing but zeros."""
         return moving if self.piecewise_linear else frozenset()
 
-    def curvature(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
-        """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`curved`)."""
+    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+        """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`second_order_slots`)."""
         return {}
 
-    def apart(self, site: Site) -> bool:
+    def second_order_in_sweep3(self, site: Site) -> bool:
         """Whether the curvature is better made in sweep 3, where its tangent is at hand and can die, than
         together with the adjoint in sweep 4."""
         return False
@@ -221,9 +221,9 @@ class Rule:
         """
         contributions = dict(self.vjp(site, c, slots))
         moving = frozenset(t)
-        bent = self.curved(site, moving) & slots if g is not None else frozenset()
+        bent = self.second_order_slots(site, moving) & slots if g is not None else frozenset()
         if bent:
-            for slot, value in self.curvature(site, g, t, bent).items():
+            for slot, value in self.second_order(site, g, t, bent).items():
                 contributions[slot] = plus(contributions.get(slot), value)
         return contributions
 

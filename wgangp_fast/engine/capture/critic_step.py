@@ -1,0 +1,132 @@
+"""Capture for a plan of the whole critic step: the critic's graph for one, two and three batches at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ...errors import CaptureError, NotNow
+from .. import torch_internals
+from . import dynamo as capture
+from .batches import at_batches
+from .hoist_parameters import Captured
+
+Critic = Callable[[Tensor], Any]
+
+
+def bind(critic: Critic, output: Any, x: Tensor, data: Tensor) -> capture.Binding | str:
+    """Capture ``critic`` as it sees the penalty points, for a plan of the whole critic step.
+
+    Args:
+        x: ``[N, ...]``, requires a gradient, as the penalty points do.
+        data: the same without: as stock code shows real and fake to the critic.
+
+    Returns:
+        the binding, its ``captured.critic_step`` the graphs for one, two and three batches; or why the critic
+        has to
+        run on each batch alone. Then nothing of it has run.
+
+    Raises:
+        CaptureError: it cannot be captured at all.
+    """
+    try:
+        binding = capture.bind(critic, output, x, _is_batched)
+    except capture.Seen as seen:
+        captured = seen.captured
+        if captured.critic_step is None:
+            captured.critic_step = _at_three_sizes(captured)
+        if isinstance(captured.critic_step, str):
+            return captured.critic_step
+        binding = capture.bind(critic, output, x, _is_batched)
+    captured = binding.captured
+    try:
+        other = capture.look(critic, output, data)
+    except NotNow:
+        raise
+    except CaptureError as error:
+        captured.critic_step = str(error)
+        return captured.critic_step
+    if other not in captured.seen:
+        captured.seen[other] = difference(captured, other)
+    return captured.seen[other] or binding
+
+
+def _is_batched(captured: Captured) -> bool:
+    return captured.critic_step is not None and not isinstance(captured.critic_step, str)
+
+
+def _at_three_sizes(captured: Captured) -> tuple[fx.Graph, ...] | str:
+    """The critic's graph for one, two and three batches, or why they may not run as one."""
+    if captured.draws:
+        return "its forward pass draws random numbers in Python, anew for each batch in stock code"
+    if captured.changes_state() or captured.python_effects:
+        return "its forward pass changes buffers or attributes, once for each batch in stock code"
+    if captured.prologue is not None and any(_draws(node) for node in captured.prologue.graph.nodes):
+        return "it draws random numbers for its parameters, for each batch others in stock code"
+    try:
+        with torch_internals.quiet():
+            return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
+    except Exception as error:  # what cannot be shown to be the same does not run together
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _draws(node: fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def difference(a: Captured, b: Captured) -> str | None:
+    """Where two captures of one critic differ; None if they are the same."""
+    if b.changes_state() or b.python_effects:
+        return "its forward pass changes buffers or attributes for real and fake samples"
+    same = (a.input_names, a.leaf_sources) == (b.input_names, b.leaf_sources)
+    same = same and _same_graph(a.critic, b.critic)
+    p, q = a.prologue, b.prologue
+    same = same and (p is q if p is None or q is None else _same_graph(p.graph, q.graph, p, q))
+    if same:
+        return None
+    return (
+        "it computes something else for real and fake samples, which require no gradient, than for the "
+        "penalty points, which do: it looks at requires_grad"
+    )
+
+
+def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: Any = None, owner_b: Any = None) -> bool:
+    """Whether two graphs are one, call by call and constant by constant."""
+    if len(a.nodes) != len(b.nodes):
+        return False
+    place = {node: i for graph in (a, b) for i, node in enumerate(graph.nodes)}
+
+    def told(value: Any) -> Any:
+        """An argument as something that can be compared: nodes by place, types kept (1 is not True)."""
+        if isinstance(value, fx.Node):
+            return "node", place[value]
+        if isinstance(value, (list, tuple)):
+            return tuple([told(v) for v in value])
+        if isinstance(value, dict):
+            return tuple([(name, told(v)) for name, v in value.items()])
+        return type(value), repr(value)
+
+    for m, n in zip(a.nodes, b.nodes):
+        shapes = [[(v.shape, v.dtype) for v in _tensors(node)] for node in (m, n)]
+        marks = [bool(node.meta.get("no_grad")) for node in (m, n)]
+        same = m.op == n.op and shapes[0] == shapes[1] and marks[0] == marks[1]
+        if m.op == "get_attr":
+            pair = [getattr(owner, node.target) for owner, node in ((owner_a, m), (owner_b, n))]
+            same = same and (pair[0] is pair[1] or torch.equal(*pair))
+        elif m.op != "placeholder":
+            same = same and (m.target, told(m.args), told(m.kwargs)) == (
+                n.target,
+                told(n.args),
+                told(n.kwargs),
+            )
+        if not same:
+            return False
+    return True
+
+
+def _tensors(node: fx.Node) -> list[Tensor]:
+    val = node.meta.get("val")
+    return [v for v in (val if isinstance(val, (list, tuple)) else [val]) if isinstance(v, Tensor)]

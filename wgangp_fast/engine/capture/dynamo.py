@@ -1,0 +1,422 @@
+"""From any callable to a functional ATen graph, by torch.compile's front end.
+
+Dynamo finds the parameters (also through closures), inlines the Python, and guards every value that the
+graph depends on, so nothing goes stale: the engine asks it at every call, and it hands over the current
+parameters or compiles again. The backend given to Dynamo computes nothing; it notes which graph was
+chosen and with which inputs. The graph is then traced to ATen operators without mutation, and split in
+two: the *prologue* (what depends on parameters and not on x: spectral norm, weight norm) runs under
+ordinary autograd, the *critic* goes to ``derive``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import threading
+import types
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx
+
+from ... import checks, wrappers
+from ...errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
+from .. import lookups, torch_internals
+from ..derive.four_sweeps import derive
+from ..torch_internals import dynamo
+from .frontend import FrontEnd
+from .frontend_calls import LOGS
+from .frontend_draws import NONE, missed
+from .hoist_parameters import Captured, split
+from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
+from .trace import trace
+
+
+@dataclass
+class Binding:
+    """A captured graph and the current values of its leaves: what one call hands to its plan."""
+
+    captured: Captured
+    leaves: tuple[Any, ...]
+
+
+SCORE = object()  # what the backend returns in place of the score
+MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
+MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
+_slot = threading.local()
+_said: set[str] = set()  # warnings that are for the whole process
+
+
+class _Miss(Exception):
+    """No compiled entry fits this call."""
+
+
+class Seen(Exception):
+    """The graph that fits a call was not wanted: nothing of it ran.
+
+    Attributes:
+        captured: the graph.
+        inputs: what it would have been given.
+    """
+
+    def __init__(self, captured: Captured, inputs: tuple[Any, ...]) -> None:
+        self.captured, self.inputs = captured, inputs
+
+
+def _body(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
+    # Dynamo traces this function; Python executes it only if no compiled entry matched the call. (The test is
+    # not is_compiling(), which is one flag for all threads.)
+    if not torch.compiler.is_dynamo_compiling():
+        raise _Miss
+    result = critic(x)
+    return result if output is None else output(result)
+
+
+def _forget(code: types.CodeType) -> None:
+    """Let go of what Dynamo would keep for ever of a code object whose critic is gone.
+
+    Its compiled entries hold the code by ``orig_code_map``, and so themselves; their guards wait, as
+    finalizers of classes and functions that never die, to report such a death to entries that are no more.
+    """
+    torch_internals.forget_compiled(code)
+    for finalizer in list(getattr(weakref.finalize, "_registry", ())):
+        waiting = finalizer.peek()
+        manager = getattr(getattr(waiting[1], "func", None), "__self__", None) if waiting else None
+        if type(manager).__name__ == "CheckFunctionManager":
+            entry = getattr(getattr(manager, "guard_manager", None), "cache_entry", manager)
+            if entry is None:
+                finalizer.detach()
+
+
+class _Compiled:
+    """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
+
+    def __init__(self, name: str, line: int) -> None:
+        # Dynamo keeps its memory of changing values by file, line and name: make those unique.
+        code = _body.__code__.replace(co_name=name, co_firstlineno=line)
+        # Dynamo puts what it compiled among the function's globals: these are its own, and die with it.
+        self.function = types.FunctionType(code, dict(_body.__globals__), name)
+        self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
+        self.made: list[weakref.ref[Captured]] = []
+        self.front = FrontEnd()
+        weakref.finalize(self, _forget, code).atexit = False
+
+    def cached(self, *arguments: Any) -> Any:
+        """Run the compiled entry that fits, compile nothing."""
+        if self.front.programs:
+            run = functools.partial(torch_internals.call_compiled, self.function)
+            return self.front.replay(run, arguments, _Miss)
+        return torch_internals.call_compiled(self.function, *arguments, NONE)
+
+    def count(self) -> int:
+        """Graphs that are alive."""
+        self.made = [reference for reference in self.made if reference() is not None]
+        return len(self.made)
+
+
+class _Entry:
+    """What is kept of one critic: compiled functions by kind of batch, and what was refused.
+
+    Attributes:
+        refused: why the last call ran on the stock path; None if it was captured.
+        warned: what was said about it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.kinds: dict[Any, _Compiled] = {}
+        self.refusals = Refusals()
+        self.refused: str | None = None
+        self.warned: set[str] = set()
+
+    def at(self, x: Tensor) -> _Compiled:
+        """The compiled function for batches like ``x``."""
+        kind = (x.shape, x.stride(), x.dtype, x.device, x.requires_grad)
+        found = self.kinds.get(kind)
+        if found is None:
+            with _entries_lock:
+                made = _Compiled(f"critic_{self.number}_{len(self.kinds)}", 100_000 + self.number)
+                found = self.kinds.setdefault(kind, made)
+        return found
+
+    def room(self) -> None:
+        """Say so, once, when captures become many, long before there is no room for more.
+
+        Raises:
+            CaptureError: there are :data:`MOST`.
+        """
+        counts = [kind.count() for kind in self.kinds.values()]
+        total, alike = sum(counts), max(counts)
+        if total < MANY and alike < MANY_ALIKE:
+            return
+        what = f"{total} captures of this critic are kept, one for each kind of batch"
+        remedy = "give it batches of few shapes (drop_last=True, padding)"
+        if alike >= MANY_ALIKE:
+            what = f"{alike} captures of this critic are kept for one kind of batch: a Python value changes"
+            remedy = "make that value a tensor, or a float attribute of the module"
+        if total >= MOST:
+            raise refusal(what, remedy)
+        if "many" not in self.warned:
+            self.warned.add("many")
+            warn_user(
+                f"{what}. Each takes time and memory; beyond {MOST} the stock path runs. Remedy: {remedy}.",
+                ManyCapturesWarning,
+            )
+
+
+_entries: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
+_entries_lock = threading.Lock()
+_compile_lock = threading.RLock()  # Dynamo's configuration and tracing belong to the whole process
+_count = 0
+
+
+def _key(critic: Any) -> Any:
+    """What owns the compiled code: a module, or a function's code (so that fresh lambdas share it)."""
+    if isinstance(critic, torch.nn.Module):
+        return critic
+    code = getattr(critic, "__code__", None) or getattr(getattr(critic, "__func__", None), "__code__", None)
+    return code if code is not None else type(critic)
+
+
+def entry(critic: Any) -> _Entry:
+    """The entry of an unwrapped critic, made on first use."""
+    global _count
+    key = _key(critic)
+    found = _entries.get(key)
+    if found is None:
+        with _entries_lock:
+            found = _entries.get(key)
+            if found is None:
+                _count += 1
+                found = _entries[key] = _Entry(_count)
+    return found
+
+
+def bind(
+    critic: Callable[[Tensor], Any],
+    output: Callable[[Any], Tensor] | None,
+    x: Tensor,
+    wanted: Callable[[Captured], bool] | None = None,
+) -> Binding:
+    """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
+
+    Args:
+        critic: an unwrapped critic.
+        output: picks the score from what the critic returns, or None.
+        x: ``[N, ...]``; the penalty points require a gradient.
+        wanted: asked about the graph that fits, before anything of it runs; None: any is.
+
+    Raises:
+        Seen: the graph is not wanted.
+        CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
+        TypeError: the critic returns something other than one tensor.
+    """
+    own = entry(critic)
+    _slot.binding, _slot.wanted = None, wanted
+    torch_internals.require()
+    if torch_internals.dispatch_modes_are_active():
+        with _unobserved():
+            result = _run(own, critic, output, x)
+    else:
+        result = _run(own, critic, output, x)
+    binding = _slot.binding
+    _slot.binding = None
+    if result is not SCORE:
+        if binding is None:
+            raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
+        raise TypeError(
+            f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
+            f"picks the score (for example output=lambda result: result[0])"
+        )
+    own.refused = None
+    return binding
+
+
+def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
+    """The graph that :func:`bind` would take; nothing of it runs."""
+    try:
+        bind(critic, output, x, lambda captured: False)
+    except Seen as seen:
+        return seen.captured
+    raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
+
+
+@contextlib.contextmanager
+def shown(look: Callable[[Captured, tuple[Any, ...]], None] | None) -> Iterator[None]:
+    """Show ``look`` each graph that fits a call, and its inputs, before anything of it runs."""
+    before, _slot.look = getattr(_slot, "look", None), look
+    try:
+        yield
+    finally:
+        _slot.look = before
+
+
+@contextlib.contextmanager
+def _unobserved() -> Iterator[None]:
+    """Put a dispatch mode (a FLOP counter, a memory tracker) and its module hooks aside for the capture.
+
+    Dynamo runs nothing under a mode; the sweeps themselves do run under it. A mode that makes fake or
+    traced tensors has no numbers to give to a plan.
+    """
+    kind = torch_internals.mode_without_numbers()
+    if kind is not None:
+        raise NotNow(f"a {kind} tensor mode is active")
+    registries = torch_internals.global_module_hooks()
+    kept = [list(registry.items()) for registry in registries]
+    for registry in registries:
+        for handle, hook in list(registry.items()):
+            if "tracker" in getattr(hook, "__module__", ""):
+                del registry[handle]
+    try:
+        with torch_internals.without_dispatch_modes():
+            yield
+    finally:
+        for registry, items in zip(registries, kept):
+            registry.clear()
+            registry.update(items)
+
+
+def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
+    kind = own.at(x)
+    try:
+        try:
+            return kind.cached(critic, output, x, SCORE)
+        except _Miss:
+            pass
+        standing = own.refusals.standing(critic, output, x)
+        if standing is None:
+            with _compile_lock:
+                try:
+                    return kind.cached(
+                        critic, output, x, SCORE
+                    )  # another thread may have compiled it meanwhile
+                except _Miss:
+                    own.room()
+                    return _compile(own, kind, critic, output, x)
+    except (Seen, CaptureError):
+        raise
+    except Exception as error:
+        raise_out_of_memory(error)
+        standing = explained(error)
+        if not isinstance(standing, NotNow):
+            own.refusals.add(critic, output, x, standing)
+    raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
+
+
+def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
+    strange = lookups.untested()
+    if strange is not None and "untested" not in _said:
+        _said.add("untested")
+        warn_user(strange, UntestedTorchWarning)
+    wrapper = wrappers.left_on(critic)
+    if wrapper is not None:
+        raise refusal(*wrapper)
+    # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
+    # on their second value; recurrent layers are traced through; hooks added later are noticed; what is
+    # printed is printed behind the graph, at each call.
+    wanted = {
+        "allow_rnn": True,
+        "allow_unspec_int_on_nn_module": True,
+        "use_numpy_random_stream": True,  # never torch's numbers in the place of numpy's
+        "reorderable_logging_functions": {print, warnings.warn, *LOGS},
+        "recompile_limit": MOST,
+        "accumulated_recompile_limit": 16 * MOST,
+    }
+    needed = {"skip_nnmodule_hook_guards": False}
+    if lookups.RELEASE < (2, 13):  # which does not notice requires_grad_() otherwise
+        needed["skip_tensor_guards_with_matching_dict_tags"] = False
+    patch = torch_internals.dynamo_options(needed, wanted)
+    _slot.kind = kind
+    try:
+        with patch, warnings.catch_warnings(), torch_internals.quiet():
+            warnings.simplefilter("ignore")
+            result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
+    except Seen:
+        own.refusals.end(critic, output, x)
+        raise
+    except _Miss:
+        raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
+    finally:
+        _slot.kind = None
+    own.refusals.end(critic, output, x)
+    return result
+
+
+# the backend -------------------------------------------------------------------------------------
+
+
+def _python_effects(inputs: tuple[str, ...]) -> bool:
+    """Whether the code that Dynamo is compiling changes Python objects so that the next call could notice.
+
+    A tensor that replaces an attribute which the code does not read (old weight norms) is none. Yes if
+    unknown.
+    """
+    try:
+        own, TensorVariable = (dynamo.AttributeMutationNew, dynamo.ValueMutationNew), dynamo.TensorVariable
+        effects = dynamo.InstructionTranslator.current_tx().output.side_effects
+        if effects.tensor_hooks:
+            return True
+        read = {_path(name) for name in inputs}
+        for changed in filter(effects.is_modified, list(effects.id_to_variable.values())):
+            if isinstance(changed.mutation_type, own):
+                continue  # made by the code itself
+            stored = effects.store_attr_mutations.get(changed, {})
+            owner = getattr(changed.source, "name", None)
+            owner = _path(str(owner() if callable(owner) else owner))
+            known = stored and all(isinstance(v, TensorVariable) for v in stored.values())
+            if not known or any((*owner, name) in read for name in stored):
+                return True
+        return False
+    except (Unavailable, AttributeError, AssertionError, TypeError):
+        return True
+
+
+def _path(source: str) -> tuple[str, ...]:
+    """The names on the way to an object, whichever way Dynamo writes it."""
+    skipped = {"__dict__", "_modules", "_parameters", "_buffers"}
+    return tuple(word for word in re.findall(r"\w+", source) if word not in skipped)
+
+
+def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+    """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
+    captured = split(*trace(gm, example_inputs))
+    if missed():
+        raise CaptureError("the critic draws random numbers in Python in a way that the engine does not know")
+    captured.python_effects = _python_effects(captured.input_names)
+    _slot.kind.made.append(weakref.ref(captured))
+    front = _slot.kind.front
+    captured.draws = bool(front.tape.values)
+    if captured.draws:
+        captured.host = "its Python draws random numbers at each call, which a replay would repeat"
+    elif front.depends_on_numbers:
+        captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
+    if captured.changes_state() or front.may_try_again():
+        # What cannot be derived must be known now: later the prologue would have updated buffers already, and
+        # there is no second attempt.
+        derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
+    prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
+    front.tape.finish()
+
+    def note(*inputs: Any) -> tuple[Any, ...]:
+        if captured.refused is not None:
+            raise refusal(*captured.refused)
+        if captured.host is not None and checks.capturing(inputs[captured.x_index].device):
+            raise NotNow(captured.host)
+        if _slot.wanted is not None and not _slot.wanted(captured):
+            raise Seen(captured, inputs)
+        look = getattr(_slot, "look", None)
+        if look is not None:
+            look(captured, inputs)
+        with checks.as_traced(inputs[captured.x_index].device):
+            computed = prologue.forward(*inputs) if prologue is not None else ()
+        banks = {"input": inputs, "prologue": computed}
+        _slot.binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))
+        return tuple([SCORE if bank == "score" else banks[bank][i] for bank, i in extras])
+
+    return note

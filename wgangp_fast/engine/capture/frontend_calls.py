@@ -1,0 +1,224 @@
+"""Library functions that the front end does not enter, replaced by what they mean for a critic."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import types
+import typing
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..torch_internals import dynamo
+from . import frontend_draws, frontend_values
+from .patching import Patch
+
+_LOGS = frozenset(["debug", "info", "warning", "error", "critical", "log"])
+LOGS = frozenset(getattr(logging, name) for name in _LOGS)
+
+
+def patches(front: Any) -> list[Patch]:
+    tensor = dynamo.TensorVariable
+
+    def called(original: Any) -> Any:
+        def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
+            function = fn.realize() if hasattr(fn, "realize") else fn
+            result = frontend_draws.drawn(front, self, function, args, kwargs)
+            if result is None:
+                stands_for, owner = _stand_in(function, tensor)
+                if stands_for is not None:
+                    result = stands_for(front, self, [*owner, *args], kwargs)
+            if result is None:
+                original(self, fn, args, kwargs)
+            else:
+                self.push(result)
+
+        return call_function
+
+    return [(dynamo.InstructionTranslatorBase, "call_function", called)]
+
+
+def printing(front: Any) -> list[Patch]:
+    def later(tx: Any, function: Any, args: list[Any], kwargs: Any) -> Any:
+        """What is printed or logged is printed behind the graph, at each call. Torch itself would do so for
+        what the outermost function prints, and forget the rest."""
+        if kwargs or not all(arg.is_python_constant() for arg in args):
+            raise front.blame(
+                tx,
+                "the critic prints or logs what it computes",
+                "print and log outside of the critic's forward",
+            )
+        tx.output.root_tx.debug_locals.append((function, list(args)))
+        return dynamo.ConstantVariable.create(None)
+
+    def printed(original: Any) -> Any:
+        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+            if self.value is warnings.warn:  # its stack is not that of the user's line
+                args, kwargs = [*args, *(v for name, v in kwargs.items() if name == "category")][:2], {}
+            return later(tx, self, args, kwargs)
+
+        return call_function
+
+    def logged(original: Any) -> Any:
+        def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+            if name not in _LOGS or self.source is None:
+                return original(self, tx, name, args, kwargs)
+            method = dynamo.DebuggingVariable(
+                getattr(self.value, name), source=dynamo.AttrSource(self.source, name)
+            )
+            return later(tx, method, args, kwargs)
+
+        return call_method
+
+    return [
+        (dynamo.LoggingLoggerVariable, "call_method", logged),
+        (dynamo.DebuggingVariable, "call_function", printed),
+    ]
+
+
+def _stand_in(function: Any, tensor: Any) -> tuple[Any, list[Any]]:
+    """What is called instead of a function, and the tensor that comes first if it is a tensor's method."""
+    value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
+    if isinstance(getattr(function, "obj", None), tensor):
+        value, owner = getattr(torch, getattr(function, "name", ""), None), [function.obj]
+    try:
+        return _table().get(value), owner
+    except TypeError:  # not hashable
+        return None, []
+
+
+@functools.cache
+def _table() -> dict[Any, Callable[[Any, Any, Any, Any], Any]]:
+    import _warnings
+
+    from torch.utils.checkpoint import checkpoint_sequential
+
+    # Filters decide what is shown, not what is computed; around a with block they are put back anyway.
+    silent = [warnings.simplefilter, warnings.filterwarnings, warnings.resetwarnings]
+    silent += [
+        getattr(owner, name)
+        for owner in (_warnings, warnings)
+        for name in ("_filters_mutated", "_filters_mutated_lock_held")
+        if hasattr(owner, name)
+    ]
+    return {
+        **dict.fromkeys(silent, _nothing),
+        checkpoint_sequential: _inlined(_sequential),
+        torch.istft: _inlined(_istft),
+        torch.nn.functional.one_hot: _one_hot,
+        torch.jit.isinstance: _jit_isinstance,
+    }
+
+
+def _nothing(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    return dynamo.ConstantVariable.create(None)
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any, Any], Any]:
+    """Trace ``function`` instead."""
+
+    def call(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+        return dynamo.SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
+
+    return call
+
+
+def _sequential(
+    functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any
+) -> Any:
+    """``checkpoint_sequential``: how many checkpoints there are changes memory, not numbers."""
+    if isinstance(functions, torch.nn.Sequential):
+        functions = list(functions.children())
+    for function in functions:
+        input = torch.utils.checkpoint.checkpoint(function, input, use_reentrant=False)
+    return input
+
+
+def _one_hot(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    """``one_hot`` without ``num_classes``: they are counted in a constant tensor."""
+    if len(args) != 1 or kwargs:
+        return None
+    if frontend_values.known(front, tx.output, args[0].as_proxy().node, guarded=False) is None:
+        return None
+    return _inlined(_counted)(front, tx, args, kwargs)
+
+
+def _counted(tensor: Tensor) -> Tensor:
+    return torch.nn.functional.one_hot(tensor, int(tensor.max()) + 1)
+
+
+def _istft(
+    input: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,
+    length: int | None = None,
+    return_complex: bool = False,
+) -> Tensor:
+    """``torch.istft``, which reads a number: whether the windows leave a gap. Here that is a branch on the
+    window alone. What it does not accept raises, and the stock path says why."""
+    hop = n_fft // 4 if hop_length is None else hop_length
+    width = n_fft if win_length is None else win_length
+    bins, frames = input.shape[-2:]
+    onesided = bins != n_fft if onesided is None else onesided
+    if window is None:
+        window = torch.ones(width, dtype=input.real.dtype, device=input.device)
+    fits = window.shape == (width,) and bins == (n_fft // 2 + 1 if onesided else n_fft)
+    if not (fits and 0 < hop <= width <= n_fft and 2 <= input.dim() <= 3 and input.is_complex()):
+        raise ValueError("istft: arguments that do not fit")
+    if onesided if return_complex else window.is_complex():
+        raise ValueError("istft: a complex result has two sides, and a complex window a complex result")
+    left = (n_fft - width) // 2
+    window = torch.nn.functional.pad(window, (left, n_fft - width - left))
+    norm, spectrum = "ortho" if normalized else None, input.transpose(-1, -2)
+    if return_complex:
+        pieces = torch.fft.ifft(spectrum, norm=norm)
+    else:
+        pieces = torch.fft.irfft(spectrum[..., : n_fft // 2 + 1], n=n_fft, norm=norm)
+    whole = n_fft + hop * (frames - 1)
+    start = n_fft // 2 if center else 0
+    end = whole - start if length is None else start + length
+
+    def added(overlapping: Tensor) -> Tensor:
+        sizes = [*overlapping.shape[:-2], whole]
+        dim = overlapping.dim() - 2
+        return torch.ops.aten.unfold_backward(overlapping, sizes, dim, n_fft, hop)[..., start:end]
+
+    weight = added(window.square().expand(frames, n_fft))
+    if weight.abs().min() < 1e-11:
+        raise ValueError("istft: the windows leave a gap")
+    return torch.nn.functional.pad(added(pieces * window) / weight, (0, max(end - whole, 0)))
+
+
+def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    """``torch.jit.isinstance``: by what the front end knows of the types, containers' members included."""
+    if kwargs or len(args) != 2 or not args[1].is_python_constant():
+        return None
+    kinds = args[1].as_python_constant()
+    answer = any(_is(args[0], kind) for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+    return dynamo.ConstantVariable.create(answer)
+
+
+def _is(variable: Any, kind: Any) -> bool:
+    origin, members = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(_is(variable, member) for member in members)
+    plain = origin or kind
+    if not issubclass(variable.python_type(), plain):
+        return False
+    if plain in (list, set):
+        return all(_is(item, members[0]) for item in variable.items)
+    if plain is tuple:
+        return len(variable.items) == len(members) and all(map(_is, variable.items, members))
+    if plain is dict:
+        pairs = [(key.vt, value) for key, value in variable.items.items()]
+        return all(_is(key, members[0]) and _is(value, members[1]) for key, value in pairs)
+    return True

@@ -1,0 +1,199 @@
+"""Random numbers that the critic draws in Python: by :mod:`random`, numpy, or generators of these.
+
+Stock code draws them anew at every call. So does the engine: before a captured graph is asked whether it
+fits, the numbers that it draws are drawn, in the same order and from the same streams, and handed to it as
+inputs. A float is a number of the graph; a whole number or a choice is a constant, guarded by its value, so
+that it may be a size or decide a branch: each value has a graph of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ... import rng as streams
+from ..torch_internals import dynamo, dynamo_options
+from . import frontend_guards as guards
+
+MOST = 32  # graphs that differ in whole numbers drawn
+
+_NAMES = (
+    "random uniform triangular randint randrange choice choices sample gauss normalvariate lognormvariate "
+    "expovariate betavariate gammavariate vonmisesvariate paretovariate weibullvariate getrandbits "
+    "rand randn random_sample random_integers standard_normal normal integers permutation beta binomial "
+    "chisquare dirichlet exponential gamma geometric gumbel laplace logistic lognormal poisson "
+    "standard_exponential standard_gamma standard_cauchy standard_t multivariate_normal"
+)
+_DRAWS = frozenset(_NAMES.split())
+
+
+class Draw(NamedTuple):
+    """One call of a stream's method."""
+
+    stream: Any
+    name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def key(self) -> tuple[Any, ...]:
+        return id(self.stream), self.name, repr(self.args), repr(self.kwargs)
+
+    def value(self) -> Any:
+        value = getattr(self.stream, self.name)(*self.args, **self.kwargs)
+        return float(value) if type(value) is np.float64 else value
+
+
+class Draws:
+    """Numbers drawn for one call.
+
+    Attributes:
+        program: which sequence of draws it was.
+        values: the numbers, in order.
+    """
+
+    def __init__(self, program: tuple[Any, ...] = (), values: Iterable[Any] = ()) -> None:
+        self.program, self.values = program, list(values)
+
+
+NONE = Draws()
+
+
+class Program:
+    """A sequence of draws."""
+
+    def __init__(self, draws: list[Draw], whole: bool) -> None:
+        self.whole = whole  # among them whole numbers: there is one such program a graph
+        self.draws = draws  # holds the streams, so that no id comes to mean another
+        self.key = tuple([draw.key() for draw in draws])
+
+    def draw(self) -> Draws:
+        return Draws(self.key, [draw.value() for draw in self.draws])
+
+
+class Tape(Draws):
+    """What a capture in progress draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Draw] = []
+        self.complete = self.whole = False  # the graph is made; it depends on whole numbers
+        self._before: dict[int, tuple[Any, Any]] = {}
+        self._output: Any = None
+
+    def draw(self, output: Any, draw: Draw) -> Any:
+        """Draw for the graph that ``output`` collects; a new attempt of the front end begins anew."""
+        if self._output is not output:
+            self.undo()
+            self.draws, self._output = [], output
+            self.program, self.values[:] = (), []
+        if id(draw.stream) not in self._before:
+            self._before[id(draw.stream)] = draw.stream, streams.state(draw.stream)
+        value = draw.value()
+        self.draws.append(draw)
+        self.values.append(value)
+        self.program = (*self.program, draw.key())
+        return value
+
+    def finish(self) -> None:
+        """The graph is made: nothing more is drawn for it."""
+        self.complete = True
+        self.undo()
+
+    def undo(self) -> None:
+        """Put the streams back to where they were."""
+        streams.restore(self._before.values())
+
+    def as_program(self) -> Program:
+        return Program(self.draws, self.whole)
+
+
+# in the front end ----------------------------------------------------------------------------------
+
+
+def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """The variable for a draw, if ``function`` (a variable of the front end) is one; else None."""
+    found = _stream_of(tx, function)
+    if found is None:
+        return None
+    stream, name, source = found
+    members = [*args, *kwargs.values()]
+    if name not in _DRAWS or not all(member.is_python_constant() for member in members):
+        raise front.blame(
+            tx,
+            f"the critic calls {name} of a random number generator, which the engine cannot repeat",
+            "draw with random() or uniform(), or with torch",
+        )
+    if source is not None:
+        guards.install(source, dynamo.GuardBuilder.ID_MATCH)
+    constants = tuple([a.as_python_constant() for a in args])
+    named = {k: v.as_python_constant() for k, v in kwargs.items()}
+    value = front.tape.draw(tx.output, Draw(stream, name, constants, named))
+    return _variable(front, tx, value)
+
+
+def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
+    """``(stream, method, source of the stream or None)`` of a bound method of a stream."""
+    value = getattr(function, "value", None)
+    stream = getattr(value, "__self__", None)
+    if streams.is_stream(stream):
+        base = getattr(getattr(function, "source", None), "base", None)
+        source = base if base is not None and _resolved(tx, base) is stream else None
+        return stream, getattr(value, "__name__", ""), source
+    owner: Any = getattr(function, "obj", None)
+    owner = owner.realize() if hasattr(owner, "realize") else owner
+    source = getattr(owner, "source", None)
+    names = (
+        getattr(function, name, None) for name in ("name", "method_name")
+    )  # the second from torch 2.15 on
+    name = next(filter(None, names), None) or getattr(getattr(function, "fn", None), "__name__", None)
+    if source is None or name is None:
+        return None
+    if streams.is_stream(getattr(owner, "value", None)) or type(owner).__name__ == "RandomVariable":
+        return _resolved(tx, source), name, source
+    return None
+
+
+def missed() -> bool:
+    """Whether the code that is compiled draws from a stream of Python's that was not recognised here: Dynamo
+    keeps or repeats such numbers in ways of its own."""
+    output = dynamo.InstructionTranslator.current_tx().output
+    known = output.side_effects.id_to_variable.values()
+    generators = [variable for variable in known if type(variable).__name__ == "RandomVariable"]
+    return bool(output.random_calls) or any(map(output.side_effects.is_modified, generators))
+
+
+def _resolved(tx: Any, source: Any) -> Any:
+    scope = {"G": tx.output.root_tx.f_globals, "L": tx.output.root_tx.f_locals}
+    name = source.name() if callable(source.name) else source.name
+    try:
+        return eval(name, scope)
+    except Exception:
+        return None
+
+
+def _variable(front: Any, tx: Any, value: Any) -> Any:
+    draws = dynamo.LocalSource("draws", is_input=True)
+    guards.install(dynamo.AttrSource(draws, "program"), guards.equals)
+    source = dynamo.GetItemSource(dynamo.AttrSource(draws, "values"), len(front.tape.values) - 1)
+    if isinstance(value, np.ndarray):
+        return dynamo.VariableBuilder(tx, source)(value)
+    if type(value) is float:
+        builder = dynamo.VariableBuilder(tx, source)
+        with dynamo_options({"assume_static_by_default": False}, {}):  # a number of the graph at once
+            return getattr(builder, "wrap_symfloat", builder)(value)
+    if not isinstance(value, (int, str, list, tuple, np.integer, np.bool_)):
+        raise front.blame(
+            tx, f"the critic draws a {type(value).__name__} at random", "draw a float or an int"
+        )
+    if sum(program.whole for program in front.programs) >= MOST:
+        raise front.blame(
+            tx,
+            f"the critic draws whole numbers at random in Python, and each value needs a graph of its own: "
+            f"{MOST} are kept",
+            "make an index tensor of the number and use it with torch operators (gather, roll by indexing)",
+        )
+    front.tape.whole = True
+    guards.install(source, guards.equals)
+    return dynamo.SourcelessBuilder.create(tx, value)

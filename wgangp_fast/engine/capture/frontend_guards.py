@@ -1,0 +1,46 @@
+"""Guards of the front end that compare values which torch's own guards do not take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..torch_internals import dynamo
+
+
+def equals(builder: Any, guard: Any) -> None:
+    """The same type and the same value, also NaN."""
+    value = builder.get(guard)
+    kind, text = type(value), repr(value)
+    # the text tells apart what compares equal (0.0 and -0.0) and finds NaN equal to itself
+    _add_guard(builder, guard, lambda v: type(v) is kind and repr(v) == text, f"== {text}")
+
+
+def _add_guard(builder: Any, guard: Any, check: Callable[[Any], bool], text: str) -> None:
+    manager = builder.get_guard_manager(guard)
+    parts = [f"{builder.arg_ref(guard)} {text}"]
+    try:
+        manager.add_lambda_guard(check, parts, guard.user_stack)
+    except TypeError:  # before torch 2.12
+        manager.add_lambda_guard(check, parts)
+
+
+def same_numbers(builder: Any, guard: Any) -> None:
+    """A tensor with the same numbers."""
+    kept = builder.get(guard).detach().clone()
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, Tensor) or value.dtype != kept.dtype or value.device != kept.device:
+            return False
+        return torch.equal(value, kept) or (
+            kept.shape == value.shape and torch.allclose(value, kept, rtol=0, atol=0, equal_nan=True)
+        )
+
+    _add_guard(builder, guard, check, "has the same numbers")
+
+
+def install(source: Any, kind: Any) -> None:
+    dynamo.install_guard(source.make_guard(kind))

@@ -1,0 +1,63 @@
+"""What the critic asks of a tensor beside its numbers: is it a leaf, whose view is it, what does it carry.
+
+The front end answers for the tensors that it is shown. For x that is a neutral one, a leaf that belongs to
+nobody, where stock code shows the critic the interpolated points, or the caller's own tensor: the answer may
+be another one, so the critic is refused. For a parameter or a buffer the answer is guarded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from .. import lookups
+from ..torch_internals import dynamo
+from . import frontend_guards as guards
+from .patching import Patch
+
+_NAMES = (
+    "is_leaf grad_fn _grad_fn grad _grad retains_grad output_nr _base _version name _backward_hooks "
+    "_post_accumulate_grad_hooks"
+)
+#: what the front end calls to read an attribute of a tensor; the second from torch 2.15 on
+_READS = ("var_getattr", "tp_getattro_impl")
+_OF_THE_OBJECT = frozenset(_NAMES.split())
+
+
+def patches(front: Any) -> list[Patch]:
+    def refused(tx: Any, name: str, whose: str) -> Exception:
+        return front.blame(
+            tx,
+            f"the critic looks at .{name} of {whose}, which the tensor's numbers do not decide",
+            "decide by an argument of the critic or an attribute of the module",
+        )
+
+    def attribute(original: Any) -> Any:
+        def var_getattr(self: Any, tx: Any, name: str) -> Any:
+            if (name in _OF_THE_OBJECT or not hasattr(Tensor, name)) and _is_x(self, tx.output):
+                raise refused(tx, name, "its input")
+            result = original(self, tx, name)
+            if name in _OF_THE_OBJECT and self.source is not None and result.is_python_constant():
+                example = getattr(self.as_proxy().node.meta.get("grapharg"), "example", None)
+                if getattr(example, name, None) != result.as_python_constant():
+                    raise refused(tx, name, "a tensor")
+                guards.install(dynamo.AttrSource(self.source, name), guards.equals)
+            return result
+
+        return var_getattr
+
+    names = [name for name in _READS if name in vars(dynamo.TensorVariable)]
+    if not names:
+        raise lookups.unavailable("reads attributes of tensors in a way that is not known")
+    return [(dynamo.TensorVariable, name, attribute) for name in names]
+
+
+def _is_x(variable: Any, output: Any) -> bool:
+    """Whether this is x itself, also by another name: ``x.contiguous()`` and ``x.to(x.dtype)`` may be x."""
+    fake = variable.as_proxy().node.meta.get("example_value")
+    return any(
+        getattr(getattr(node.meta.get("grapharg"), "source", None), "local_name", None) == "x"
+        and node.meta.get("example_value") is fake
+        for node in output.root_tracer.graph.find_nodes(op="placeholder")
+    )

@@ -1,0 +1,165 @@
+"""From Dynamo's graph to functional ATen operators: no mutation, library choices with a double backward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from ...errors import CaptureError
+from ...rules.registry import OPERATOR, PACKET
+from .. import torch_internals
+from ..ir import is_float
+from ..torch_internals import functional
+from .history import RecordHistory
+from .patching import Patch, patched
+
+aten = torch.ops.aten
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """Library choices that have a double backward, and no cache that could keep a fake tensor."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    cache = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        with (
+            torch_internals.without_library_operators(),
+            sdpa_kernel(SDPBackend.MATH),
+            torch.enable_grad(),
+            patched(_ordinary_checks()),
+        ):
+            yield
+    finally:
+        torch.set_autocast_cache_enabled(cache)
+
+
+def _ordinary_checks() -> list[Patch]:
+    """The check behind ``linalg.inv`` and its like is an ordinary node: torch orders it by tokens, which are
+    made for another kind of capture."""
+    owner = torch_internals.ordering_by_tokens()
+
+    def without_check(original: Any) -> Any:
+        return lambda op: op is not aten._linalg_check_errors.default and original(op)
+
+    return [(owner, name, without_check) for name in ("has_effects", "_has_effects") if owner is not None]
+
+
+Effect = tuple[int, bool]  # an input's position, and whether it gets other memory (``t.data = ...``)
+
+
+def trace(
+    gm: fx.GraphModule, example_inputs: list[Any]
+) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
+    """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
+    checkpoints: list[fx.Node] = []
+    for node in gm.graph.nodes:
+        if node.op == "call_method" and node.target in (
+            "register_hook",
+            "register_post_accumulate_grad_hook",
+        ):
+            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
+        if torch_internals.is_higher_order(node.target):
+            if "checkpoint" not in str(node.target):
+                raise CaptureError(
+                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
+                )
+            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+            checkpoints.append(node)
+    gm.recompile()
+    mode = torch_internals.fake_mode_of_capture()
+    if mode is None:
+        raise CaptureError("no fake tensor mode is active")
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            example = node.meta.get("example_value")
+            if isinstance(example, Tensor):
+                for size in (*example.shape, *example.stride()):
+                    int(size)  # a guard: shapes are static, each has a graph of its own
+    fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
+    mutated: list[Effect] = []
+    lines = _Lines(gm)
+
+    def values(*inputs: Any) -> list[Any]:
+        mutated.clear()
+        with functional.FunctionalTensorMode():
+            wrapped = [functional.to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
+            results = []
+            history = RecordHistory(wrapped)
+            with torch_internals.each_operator(history):
+                scored = lines.run(*wrapped)
+            for result in scored:
+                if isinstance(result, Tensor):
+                    torch_internals.synchronise(result)
+                    result = functional.from_fun(result)
+                results.append(result)
+            for i, (given, held) in enumerate(zip(inputs, wrapped)):
+                if isinstance(given, Tensor):
+                    torch_internals.synchronise(held)
+                    value = functional.from_fun(held)
+                    if value is not given:
+                        mutated.append((i, any(held is tensor for tensor in history.replaced)))
+                        results.append(value)
+        return results
+
+    with _tracing(), mode, torch_internals.each_traced_node(lines.note):
+        traced = torch_internals.trace_to_aten(values, *fakes)
+    given = gm.graph.find_nodes(op="placeholder")
+    for node in checkpoints:
+        if any(given[i] in node.all_input_nodes for i, _ in mutated):
+            # Stock code reads it again, changed, in its backward pass, and changes it once more.
+            where = node.meta.get("stack_trace", "")  # in the text, which is all that torch 2.15 keeps
+            raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
+    for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
+        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
+    for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
+        node.meta["val"] = None
+    _check_static(traced)
+    return gm, traced, mutated
+
+
+def _call_body(body: Any, *args: Any) -> Any:
+    return body(*args)
+
+
+def _is_custom(target: Any) -> bool:
+    """Whether this is an operator of ``torch.library``, not of torch."""
+    return isinstance(target, (OPERATOR, PACKET)) and not str(target).startswith(
+        ("aten.", "prims.", "wgangp_fast.")
+    )
+
+
+class _Lines(fx.Interpreter):
+    """Runs Dynamo's graph.
+
+    Attributes:
+        now: where the user's code is that the present operator comes from.
+        recording: whether gradients are on there. An operator with a derivative registered in Python runs
+            with gradients off, which says nothing about the critic.
+    """
+
+    now: str | None = None
+    recording = True
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.now, self.recording = n.meta.get("stack_trace"), torch.is_grad_enabled()
+        return super().run_node(n)
+
+    def note(self, node: fx.Node) -> None:
+        """Write on a traced node its place in the user's code, and whether gradients were off there."""
+        if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
+            node.meta["no_grad"] = True
+        if self.now:
+            node.meta["stack_trace"] = self.now
+
+
+def _check_static(traced: fx.GraphModule) -> None:
+    for node in traced.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and not all(isinstance(s, int) for s in value.shape):
+            raise CaptureError(f"the shape of {node.name} depends on a changing number")

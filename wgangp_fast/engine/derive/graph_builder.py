@@ -1,0 +1,103 @@
+"""The pen of ``derive``: FX graphs under construction, and sites whose values are proxies of them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx
+from torch.fx.proxy import GraphAppendingTracer
+
+from ...rules import Site
+from ..ir import value_of
+from ..torch_internals import schema_of
+
+
+def _first(graph: fx.Graph) -> fx.Node | None:
+    return next(iter(graph.nodes), None)
+
+
+class GraphBuilder:
+    """One FX graph under construction."""
+
+    def __init__(self) -> None:
+        self.graph = fx.Graph()
+        self.tracer = GraphAppendingTracer(self.graph)
+
+        self._last: fx.Node | None = None
+
+    def placeholder(self, name: str) -> fx.Proxy:
+        """A new input, after the earlier ones and before all code."""
+        with (
+            self.graph.inserting_after(self._last)
+            if self._last
+            else self.graph.inserting_before(_first(self.graph))
+        ):
+            self._last = self.graph.placeholder(name)
+        return fx.Proxy(self._last, self.tracer)
+
+    def create(
+        self, target: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        return self.tracer.create_proxy("call_function", target, args, kwargs or {})
+
+
+class TracedSite(Site):
+    """A site whose values are FX proxies of the sweep being written."""
+
+    graph: fx.Graph
+    tracer: GraphAppendingTracer
+
+    def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
+        def run(*values: Any) -> Any:
+            return function(op, *values)
+
+        run.__name__ = f"{function.__name__}_{schema_of(op).name.split('::')[1]}"
+        run.__module__ = "wgangp_fast_plan"
+        return self.current().create(run, args)
+
+    current: Callable[[], GraphBuilder]
+    here: Callable[[Any], Any]  # a value of the forward graph, in the graph being written
+
+    def remember(self, name: str, value: Any) -> None:
+        self.memory.setdefault(name, value)  # the first is sweep 2's; sweep 4 calls vjp as well
+
+    def recall(self, name: str) -> Any:
+        return self.here(self.memory[name]) if name in self.memory else None
+
+    @functools.cached_property
+    def memory(self) -> dict[str, Any]:
+        return {}
+
+
+class Number:
+    """A number that the graph computes at run time."""
+
+    def __init__(self, read: Callable[[], Any]) -> None:
+        self.read = read
+
+
+class Arguments(dict[str, Any]):
+    """Arguments of a site; numbers computed by the graph become proxies of the current sweep when read."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        return value.read() if isinstance(value, Number) else value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 - dict.get would skip __getitem__
+
+    def items(self) -> Any:
+        return [(name, self[name]) for name in self]
+
+
+def is_number(source: Any) -> bool:
+    return isinstance(source, fx.Node) and not isinstance(value_of(source), (Tensor, tuple, list))
+
+
+def fake_values(bound: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: [value_of(v) for v in value] if isinstance(value, (list, tuple)) else value_of(value)
+        for name, value in bound.items()
+    }
