@@ -20,7 +20,7 @@ from torch import nn
 import wgangp_fast
 from wgangp_fast.bench.environment import environment
 from wgangp_fast.engine import plan
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 
 ROUNDS, CALLS = 60, 50
 
@@ -37,7 +37,7 @@ def main() -> None:
     parameters = list(critic.parameters())
     with torch.enable_grad():
         binding = capture.bind(critic, None, real.clone().requires_grad_())
-    ready = plan.plan_of(binding, wants_x=False)
+    ready = plan.plan_of(binding.captured, wants_x=False)
     kernels, one = ready.kernels, torch.ones(())
 
     def call() -> None:

@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
-from wgangp_fast.engine.capture.dynamo.batch_match import BatchMatch
-from wgangp_fast.engine.capture.dynamo.batches import Apart, at_batches
-from wgangp_fast.engine.capture.dynamo.normalize import normalise
+
+from wgangp_fast.engine.capture.batches import NotBatchable, at_batches
+from wgangp_fast.engine.capture.normalize import normalise
+from wgangp_fast.engine.derive.batch_match import BatchMatch
 
 N, A, B = 4, 3, 6
 Function = Callable[..., Any]
@@ -319,7 +320,7 @@ def test_what_cannot_be_mapped_is_refused(name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(N, A, B, generator=generator).double()
     graph = _graph(REFUSED[name], x)
-    with pytest.raises(Apart):
+    with pytest.raises(NotBatchable):
         at_batches(graph, 3)
 
 

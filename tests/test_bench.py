@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from torch import Tensor, nn
 
 from wgangp_fast.bench import cli, contestants, correctness, critics, measures, memory, report, suite, timing
@@ -285,7 +286,7 @@ def test_round_trip_table_and_plot(
 
 
 def test_results_name_no_folder_of_the_machine(result: dict[str, Any]) -> None:
-    root = Path(__file__).resolve().parent.parent
+    root = ROOT
     assert str(root) not in json.dumps(result)
     assert result["command"] == "wgangp-fast bench --workload tiny"
 

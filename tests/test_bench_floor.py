@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from wgangp_fast import explain
 from wgangp_fast.bench import critics, floor, library
 from wgangp_fast.bench.counting import FORWARD, OF_A, OF_B, Count, Product, Unit
-from wgangp_fast.engine.capture.dynamo import CaptureError
+from wgangp_fast.errors import CaptureError
 from wgangp_fast.training import models
 
 CPU = torch.device("cpu")

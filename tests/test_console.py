@@ -14,6 +14,7 @@ from typing import Any
 
 import lsun_fixture as fixture
 import pytest
+from paths import ROOT
 from train_settings import small, ticks
 
 from wgangp_fast import cli, console
@@ -21,7 +22,6 @@ from wgangp_fast.files import read_text
 from wgangp_fast.training import checkpoint, eval_cli, train
 from wgangp_fast.training.metrics import digits
 
-ROOT = Path(__file__).resolve().parent.parent
 FLAGS = [
     "--preset", "toy-8gaussians", "--batch", "8", "--critic-dim", "8", "--generator-dim", "8",
     "--device", "cpu", "--threads", "1", "--penalty", "stock", "--iters", "6", "--tick", "1",

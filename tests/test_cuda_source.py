@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from wgangp_fast.native.toolchain import find_nvcc
 
-CSRC = Path(__file__).resolve().parent.parent / "csrc"
+CSRC = ROOT / "csrc"
 ARCHITECTURES = ("80", "90", "100", "120")
 TYPES = 4  # float64, float32, float16, bfloat16
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from torch import nn
 
 import wgangp_fast
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = ["README.md", "docs/index.md", "docs/quickstart.md"]
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)

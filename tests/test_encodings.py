@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [
     *ROOT.glob("*.py"),
     *(path for name in ("wgangp_fast", "benchmarks") for path in (ROOT / name).rglob("*.py")),

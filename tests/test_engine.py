@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import wgangp_fast
 from wgangp_fast.bench.memory import peak_bytes
 from wgangp_fast.engine import plan
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.training import models
 
 aten = torch.ops.aten
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 def planned(critic, x: torch.Tensor, wants_x: bool = False) -> plan.Plan:
     with torch.enable_grad():
         binding = capture.bind(critic, None, x.detach().requires_grad_())
-        return plan.plan_of(binding, wants_x)
+        return plan.plan_of(binding.captured, wants_x)
 
 
 def calls(graph: torch.fx.Graph) -> list[str]:

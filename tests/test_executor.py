@@ -54,7 +54,7 @@ def build(name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
 
 
 def plans(executor: str) -> list[Plan]:
-    return [p for p in gc.get_objects() if type(p) is Plan and p.how.executor == executor]
+    return [p for p in gc.get_objects() if type(p) is Plan and p.options.executor == executor]
 
 
 def found(critic: nn.Module, call: Callable[[], Tensor]) -> list[Tensor]:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from launching import end, start, start_ranks
+from paths import ROOT
 from train_settings import small, ticks
 
 from wgangp_fast import cli, files
@@ -24,7 +25,6 @@ from wgangp_fast.training.data import UserError
 from wgangp_fast.training.metrics import weights
 from wgangp_fast.training.runs import open_run
 
-ROOT = Path(__file__).resolve().parent.parent
 fcntl = pytest.importorskip("fcntl")
 
 

@@ -12,7 +12,7 @@ from frontend_critic import Critic, Forward, compare
 from penalty_checks import assert_same, build, penalty, points
 from torch import Tensor
 
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 
 # numpy ---------------------------------------------------------------------------------------------
 

@@ -21,8 +21,8 @@ from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint_sequential
 
 import wgangp_fast
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
-from wgangp_fast.engine.capture.dynamo import frontend_draws
+from wgangp_fast.engine.capture import dynamo as capture
+from wgangp_fast.engine.capture import frontend_draws
 from wgangp_fast.errors import StockPathWarning
 
 # random numbers drawn in Python --------------------------------------------------------------------

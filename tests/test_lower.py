@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo import ZOO
 
 from wgangp_fast import backend, gradient_penalty, penalty
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.engine.passes.kernel_patterns import lower
 from wgangp_fast.engine.plan import Plan
 from wgangp_fast.explain import LAUNCHES, count_launches
@@ -183,7 +183,7 @@ def test_fewer_launches_than_stock(name: str, capsys: pytest.CaptureFixture[str]
     critic = build(entry.build)
     with torch.enable_grad():
         binding = capture.bind(critic, None, real.clone().requires_grad_())
-    plan = Plan(binding.captured, False, binding.leaves, whole())
+    plan = Plan(binding.captured, False, whole())
     # interpolation, and the seed
     ours = (
         2
@@ -234,7 +234,7 @@ def test_mlps_are_one_operation(name: str, kernels: Kernels) -> None:
     made = build(lambda: copy.deepcopy(critic).to(dtype), dtype)
     with torch.enable_grad():
         binding = capture.bind(made, None, torch.randn(shape, dtype=dtype, requires_grad=True))
-    assert (Plan(binding.captured, False, binding.leaves, kernels).mlp is not None) == expected
+    assert (Plan(binding.captured, False, kernels).mlp is not None) == expected
     batch = points(shape, dtype)
     tolerance = 1e-9 if dtype == torch.float64 else 2e-5
     for options in ({}, {"target": 0.0}, {"one_sided": True, "reduction": "none"}):

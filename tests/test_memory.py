@@ -6,12 +6,12 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import zoo_deep  # noqa: F401 - fills ZOO
+from paths import TESTS
 from penalty_checks import build, points
 from torch import Tensor, fx, nn
 from zoo import ZOO
@@ -20,13 +20,13 @@ import wgangp_fast
 from wgangp_fast.bench.critics import resnet64
 from wgangp_fast.bench.memory import peak_bytes
 from wgangp_fast.engine import plan
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.engine.ir import Sweeps
 from wgangp_fast.engine.passes import liveness as memory
 from wgangp_fast.engine.passes import pipeline as run_passes
 from wgangp_fast.engine.passes import rematerialize as remat
 from wgangp_fast.engine.passes import reorder as reorder_for_peak_memory
-from wgangp_fast.options import Execution
+from wgangp_fast.options import Options
 
 MEBI = 1 << 20
 
@@ -34,7 +34,7 @@ MEBI = 1 << 20
 def planned(critic: Any, x: Tensor, recompute: bool = False) -> plan.Plan:
     with torch.enable_grad():
         binding = capture.bind(critic, None, x.detach().requires_grad_())
-        return plan.plan_of(binding, False, None, Execution(recompute))
+        return plan.plan_of(binding.captured, False, None, Options(recompute))
 
 
 def peak(critic: nn.Module, shape: tuple[int, ...], **options: Any) -> int:
@@ -97,7 +97,7 @@ def test_a_view_keeps_all_of_its_base_alive() -> None:
 def test_the_simulated_peak_is_the_measured_one(recompute: bool) -> None:
     """In a process of its own, where nothing else allocates."""
     code = f"import test_memory; test_memory.compare_peaks({recompute})"
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=TESTS, check=True)
 
 
 def compare_peaks(recompute: bool) -> None:

@@ -10,25 +10,24 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from paths import PACKAGE, TESTS
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgangp_fast
 from wgangp_fast import penalty
 from wgangp_fast.engine import lookups, torch_internals
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
-from wgangp_fast.engine.capture.dynamo import frontend
+from wgangp_fast.engine.capture import dynamo as capture
+from wgangp_fast.engine.capture import frontend
 from wgangp_fast.errors import StockPathWarning
 from wgangp_fast.rules import generic
 
-PACKAGE = Path(__file__).resolve().parent.parent / "wgangp_fast"
 INTERNALS = PACKAGE / "engine" / "torch_internals.py"
 
 
@@ -294,7 +293,7 @@ print(*[warning.message for warning in got if "torch" in str(warning.message)], 
 
 
 def run_alone(program: str) -> list[str]:
-    arguments = [sys.executable, "-c", program, str(Path(__file__).parent)]
+    arguments = [sys.executable, "-c", program, str(TESTS)]
     run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from mlp_cases import REFERENCE_CASES, Case, arguments, incoming_of, stock, weight_gradients
+from paths import TESTS
 
 from wgangp_fast.errors import BackendError
 from wgangp_fast.ops.mlp_penalty import mlp_penalty, mlp_penalty_backward
@@ -96,7 +96,7 @@ def test_a_named_backend_runs_or_says_why_not() -> None:
 def test_triton_kernels_without_a_gpu(part: str) -> None:
     """values: against the reference; meetings: programs that share a tile; compile: registers and spills."""
     pytest.importorskip("triton")
-    here = Path(__file__).parent
+    here = TESTS
     interpret = "0" if part == "compile" else "1"
     environment = {**os.environ, "PYTHONPATH": str(here.parent), "TRITON_INTERPRET": interpret}
     done = subprocess.run(

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 
 from wgangp_fast import doctor, native
 from wgangp_fast.native import cache, recipe, toolchain
 from wgangp_fast.ops.registry import KERNELS
 
-ROOT = Path(__file__).resolve().parent.parent
 CSRC = ROOT / "csrc"
 
 # A whole library in one file, so that a test compiles for seconds: the loader cares for nothing else.

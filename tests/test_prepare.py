@@ -19,6 +19,7 @@ import lsun_fixture as fixture
 import numpy as np
 import pytest
 from lsun_fixture import contents, quick
+from paths import ROOT
 
 from wgangp_fast.training.data import UserError, prepare_cli, workers
 from wgangp_fast.training.data import resumable_writer as partial
@@ -26,8 +27,6 @@ from wgangp_fast.training.data.cache import Cache, verify
 
 pytest.importorskip("lmdb")
 pytest.importorskip("sklearn")
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
+from paths import PACKAGE
 from torch import nn
 
-PACKAGE = Path(__file__).resolve().parent.parent / "wgangp_fast"
 INTERNALS = PACKAGE / "engine" / "torch_internals.py"
 
 #: file and what it may touch: not torch's, but of a Lightning module, and Python's list of finalizers

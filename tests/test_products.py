@@ -11,7 +11,7 @@ from torch import nn
 import wgangp_fast
 from wgangp_fast import backend, ops
 from wgangp_fast.engine import plan
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
+from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.ops.registry import KERNELS
 from wgangp_fast.rules import products
 
@@ -262,5 +262,5 @@ def test_small_and_other_products_stay_where_they_were() -> None:
         x = torch.randn(shape, dtype=next(critic.parameters()).dtype)
         with torch.enable_grad():
             binding = capture.bind(critic, None, x.requires_grad_())
-        ready = plan.plan_of(binding, wants_x=False)
+        ready = plan.plan_of(binding.captured, wants_x=False)
         assert "_linear_pointwise" not in ready.sweeps.forward.code

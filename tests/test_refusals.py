@@ -15,8 +15,8 @@ from torch import nn
 
 import wgangp_fast
 from wgangp_fast.engine import plan
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
-from wgangp_fast.engine.capture.dynamo import refusals
+from wgangp_fast.engine.capture import dynamo as capture
+from wgangp_fast.engine.capture import refusals
 from wgangp_fast.errors import StockPathWarning
 
 Penalty = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]

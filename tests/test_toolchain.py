@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from paths import ROOT
 
 from wgangp_fast import backend, doctor, native
 from wgangp_fast.errors import BackendError
 from wgangp_fast.native import recipe, toolchain
 
-ROOT = Path(__file__).resolve().parent.parent
 KNOWN = "compute_75 compute_80 compute_86 compute_90 compute_100 compute_103 compute_120 compute_121"
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import wgangp_fast
 from wgangp_fast import errors
 from wgangp_fast.engine import torch_internals
-from wgangp_fast.engine.capture.dynamo import frontend
+from wgangp_fast.engine.capture import frontend
 
 aten = torch.ops.aten
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from paths import TESTS
 
 pytest.importorskip("triton")
 
-HERE = Path(__file__).resolve().parent
 FAMILIES = ("bias_act", "gate", "interpolate", "norm_act", "norm_penalty", "penalty_seed")
 
 
@@ -22,7 +22,7 @@ def interpreted(arguments: list[str], timeout: int = 900) -> str:
     """Run Python where Triton interprets: it decides at its import, and Dynamo may have imported it here."""
     environment = dict(os.environ, TRITON_INTERPRET="1", WGANGP_FAST_TEST_TRITON="1", WGANGP_FAST_NATIVE="0")
     run = subprocess.run(
-        [sys.executable, *arguments], cwd=HERE.parent, env=environment, capture_output=True, text=True,
+        [sys.executable, *arguments], cwd=TESTS.parent, env=environment, capture_output=True, text=True,
         timeout=timeout,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-3000:]
@@ -161,8 +161,8 @@ def reports() -> Any:
         except RuntimeError as error:
             pytest.skip(f"no ptxas: {error}")
     run = subprocess.run(
-        [sys.executable, "-W", "ignore", str(HERE / "triton_compile.py"), "--json"],
-        capture_output=True, text=True, timeout=900, cwd=HERE.parent,
+        [sys.executable, "-W", "ignore", str(TESTS / "triton_compile.py"), "--json"],
+        capture_output=True, text=True, timeout=900, cwd=TESTS.parent,
         env={name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-4000:]
@@ -172,7 +172,7 @@ def reports() -> Any:
 def test_every_kernel_compiles_without_spills(reports: Any) -> None:
     assert {report["architecture"] for report in reports} == {80, 90, 100}
     kernels = {report["name"].split()[0] for report in reports}
-    sources = (HERE.parent / "wgangp_fast" / "kernels").glob("*.py")
+    sources = (TESTS.parent / "wgangp_fast" / "kernels").glob("*.py")
     defined = {
         name
         for source in sources

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 import wgangp_fast
 from wgangp_fast import critic_loss, explain, gradient_penalty, input_gradient, verify
 from wgangp_fast.engine import ir as sweeps
-from wgangp_fast.engine.capture.dynamo import dynamo as capture
-from wgangp_fast.engine.capture.dynamo import history
-from wgangp_fast.engine.derive.four_sweeps import four_sweeps as derive
+from wgangp_fast.engine.capture import dynamo as capture
+from wgangp_fast.engine.capture import history
+from wgangp_fast.engine.derive import four_sweeps as derive
 from wgangp_fast.errors import StockPathWarning
 from wgangp_fast.rules import elementwise
 

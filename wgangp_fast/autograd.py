@@ -1,16 +1,20 @@
-"""The autograd boundary: two first-order Functions over a plan."""
+"""The autograd boundary: first-order Functions over a plan."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from .engine import torch_internals
+from .ops.norm_penalty import REDUCTIONS
+from .request import Request
+
+if TYPE_CHECKING:
+    from .engine.plan import Plan
 
 _THIRD = (
     "wgangp_fast computes the gradient penalty and its first derivative with explicit sweeps; a derivative "
@@ -44,21 +48,13 @@ class _NoDerivative(Function):
         raise RuntimeError(_THIRD)
 
 
-@dataclass
-class Call:
-    """What one penalty call hands to its Function besides the tensors that autograd watches.
+_NO_GRADIENT = (None, None, None)  # of the plan, the request and the points, which carry no history
 
-    Attributes:
-        plan: the plan.
-        x: ``[N, ...]``, the penalty points, without history.
-        target, one_sided, reduction: of the penalty, the last as in ``ops.norm_penalty.REDUCTIONS``.
-    """
 
-    plan: Any
-    x: Tensor
-    target: float = 1.0
-    one_sided: bool = False
-    reduction: int = 2
+def _norm_penalty(plan: Plan, request: Request, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The penalty, the norms ``[N]`` and the slope ``[N]`` that seeds sweep 3."""
+    reduction = REDUCTIONS[request.reduction]
+    return plan.kernels.norm_penalty(gradient, request.target, request.one_sided, reduction)
 
 
 def _saved(ctx: Any) -> list[Tensor]:
@@ -84,21 +80,24 @@ def _sweep34(ctx: Any, seed: list[Tensor], saved: list[Tensor]) -> tuple[Tensor 
 
 
 class GradientPenaltyFunction(Function):
-    """``(call, real, fake, alpha, *leaves) -> (penalty, norms [N])``: forward is sweeps 1, 2 and the
-    norm, backward sweeps 3 and 4, scaled by the incoming gradient."""
+    """``(plan, request, x, real, fake, alpha, *leaves) -> (penalty, norms [N])``: forward is sweeps 1, 2 and
+    the norm, backward sweeps 3 and 4, scaled by the incoming gradient. ``x [N, ...]``: the penalty points,
+    without history; ``real``, ``fake`` and ``alpha`` only where one of them gets a gradient."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        call: Call,
+        plan: Plan,
+        request: Request,
+        x: Tensor,
         real: Tensor | None,
         fake: Tensor | None,
         alpha: Tensor | None,
         *leaves: Any,
     ) -> tuple[Tensor, Tensor]:
-        plan = ctx.plan = call.plan
-        gradient, tensors, ctx.numbers = plan.forward(call.x, leaves)
-        value, norms, slope = plan.kernels.norm_penalty(gradient, call.target, call.one_sided, call.reduction)
+        ctx.plan = plan
+        gradient, tensors, ctx.numbers = plan.forward(x, leaves)
+        value, norms, slope = _norm_penalty(plan, request, gradient)
         points = (real, fake, alpha) if plan.sweeps.wants_x else ()
         ctx.save_for_backward(gradient, slope, *points, *tensors)
         ctx.mark_non_differentiable(norms)
@@ -107,7 +106,7 @@ class GradientPenaltyFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return None, *first_order_only(ctx, _penalty_gradients, grad_outputs[0])
+        return *_NO_GRADIENT, *first_order_only(ctx, _penalty_gradients, grad_outputs[0])
 
 
 def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
@@ -128,52 +127,41 @@ def _of_points(ctx: Any, of_x: Tensor | None, points: list[Tensor]) -> list[Tens
     real, fake, flat = points
     alpha = flat.view(-1, *[1] * (real.dim() - 1))
     of_alpha = None
-    if ctx.needs_input_grad[3]:
+    wants_real, wants_fake, wants_alpha = ctx.needs_input_grad[3:6]
+    if wants_alpha:
         of_alpha = (of_x * (real - fake)).sum_to_size(alpha.shape).view(-1)
     return [
-        alpha * of_x if ctx.needs_input_grad[1] else None,
-        (1 - alpha) * of_x if ctx.needs_input_grad[2] else None,
+        alpha * of_x if wants_real else None,
+        (1 - alpha) * of_x if wants_fake else None,
         of_alpha,
     ]
 
 
-@dataclass
-class LossCall(Call):
-    """What one call of the whole critic loss hands to its Function.
-
-    Attributes:
-        x: ``[3N, ...]``: the penalty points, real and fake.
-        lambda_gp: weight of the penalty.
-    """
-
-    lambda_gp: float = 10.0
-
-
 class CriticLossFunction(Function):
-    """``(call, real, fake, alpha, *leaves) -> (loss, wasserstein, penalty, norms [N])``: forward is the score
-    of all three batches, sweep 2 and the norm of the penalty points; backward sweep 3 and one backward pass
-    of all three."""
+    """``(plan, request, x, real, fake, alpha, *leaves) -> (loss, wasserstein, penalty, norms [N])``: forward
+    is the score of all three batches, sweep 2 and the norm of the penalty points; backward sweep 3 and one
+    backward pass of all three. ``x [3N, ...]``: the penalty points, real and fake."""
 
     @staticmethod
     def forward(
         ctx: Any,
-        call: LossCall,
+        plan: Plan,
+        request: Request,
+        x: Tensor,
         real: Tensor | None,
         fake: Tensor | None,
         alpha: Tensor | None,
         *leaves: Any,
     ) -> tuple[Tensor, ...]:
-        plan = ctx.plan = call.plan
-        (gradient, score), tensors, ctx.numbers = plan.forward(call.x, leaves)
-        penalty, norms, slope = plan.kernels.norm_penalty(
-            gradient, call.target, call.one_sided, call.reduction
-        )
-        ctx.lambda_gp, ctx.score = call.lambda_gp, (score.shape, score.dtype, score.device)
+        ctx.plan = plan
+        (gradient, score), tensors, ctx.numbers = plan.forward(x, leaves)
+        penalty, norms, slope = _norm_penalty(plan, request, gradient)
+        ctx.lambda_gp, ctx.score = request.lambda_gp, (score.shape, score.dtype, score.device)
         dim = plan.score_cut[0]
         thirds = score.reshape(3, -1) if dim == 0 else torch.stack(score.chunk(3, dim)).flatten(1)
         _, of_real, of_fake = thirds.mean(1, dtype=penalty.dtype).unbind()
         wasserstein = of_real - of_fake
-        loss = torch.sub(penalty * call.lambda_gp, wasserstein)
+        loss = torch.sub(penalty * request.lambda_gp, wasserstein)
         points = (real, fake, alpha) if plan.sweeps.wants_x else ()
         ctx.save_for_backward(gradient, slope, *points, *tensors)
         ctx.mark_non_differentiable(wasserstein, penalty, norms)
@@ -182,7 +170,7 @@ class CriticLossFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return None, *first_order_only(ctx, _loss_gradients, grad_outputs[0])
+        return *_NO_GRADIENT, *first_order_only(ctx, _loss_gradients, grad_outputs[0])
 
 
 def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
@@ -200,50 +188,39 @@ def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     if of_rest is not None:
         halves = of_rest.chunk(2)
         for k in (0, 1):
-            if ctx.needs_input_grad[1 + k]:
+            if ctx.needs_input_grad[3 + k]:
                 of_points[k] = halves[k] if of_points[k] is None else of_points[k] + halves[k]
-    if plan.sweeps.wants_x and ctx.needs_input_grad[3] and of_points[2] is None:
+    if plan.sweeps.wants_x and ctx.needs_input_grad[5] and of_points[2] is None:
         of_points[2] = torch.zeros_like(points[2])  # piecewise linear: the penalty does not change with x
     return [*of_points, *of_leaves]
 
 
-@dataclass
-class MlpCall:
-    """One penalty of an MLP critic, interpolation and all.
-
-    Attributes:
-        plan: the plan, with its ``mlp``.
-        real, fake: ``[N, ...]``.
-        alpha: ``[N]``, or None: drawn by the kernel at ``key``.
-        key: seed and offset of the draw.
-        target, one_sided, reduction: as in :class:`Call`.
-    """
-
-    plan: Any
-    real: Tensor
-    fake: Tensor
-    alpha: Tensor | None
-    key: tuple[int, int]
-    target: float = 1.0
-    one_sided: bool = False
-    reduction: int = 2
-
-
 class MlpPenaltyFunction(Function):
-    """``(call, *leaves) -> (penalty, norms [N])`` of an MLP critic: one launch forward, one backward, and
-    the products."""
+    """``(plan, request, real, fake, alpha, key, *leaves) -> (penalty, norms [N])`` of an MLP critic,
+    interpolation and all: one launch forward, one backward, and the products. The kernel draws ``alpha`` at
+    ``key``, a seed and an offset, where it is None."""
 
     @staticmethod
-    def forward(ctx: Any, call: MlpCall, *leaves: Any) -> tuple[Tensor, Tensor]:
-        mlp, rows = call.plan.mlp, len(call.real)
-        real, fake = (v.detach().reshape(rows, -1).contiguous() for v in (call.real, call.fake))
+    def forward(
+        ctx: Any,
+        plan: Plan,
+        request: Request,
+        real: Tensor,
+        fake: Tensor,
+        alpha: Tensor | None,
+        key: tuple[int, int],
+        *leaves: Any,
+    ) -> tuple[Tensor, Tensor]:
+        mlp, rows = plan.mlp, len(real)
+        assert mlp is not None
+        real, fake = (v.detach().reshape(rows, -1).contiguous() for v in (real, fake))
         weights, biases = mlp.arguments(leaves)
         masks = mlp.masks(rows, real)
         value, norms, slope, _, x, gradient, h, g = mlp.kernels.mlp_penalty(
-            real, fake, call.alpha, *call.key, 1, weights, biases, masks, mlp.act, mlp.slope,
-            call.target, call.one_sided, call.reduction,
+            real, fake, alpha, *key, 1, weights, biases, masks, mlp.act, mlp.slope,
+            request.target, request.one_sided, REDUCTIONS[request.reduction],
         )  # fmt: skip
-        ctx.plan = call.plan
+        ctx.plan = plan
         ctx.save_for_backward(slope, gradient, h, g, x, *weights, *(m for m in masks if m is not None))
         ctx.mark_non_differentiable(norms)
         ctx.set_materialize_grads(False)
@@ -251,7 +228,7 @@ class MlpPenaltyFunction(Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return None, *first_order_only(ctx, _mlp_gradients, grad_outputs[0])
+        return *(None,) * 6, *first_order_only(ctx, _mlp_gradients, grad_outputs[0])
 
 
 def _mlp_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
@@ -267,19 +244,19 @@ def _mlp_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
 
 
 class InputGradientFunction(Function):
-    """``(call, x, *leaves) -> gradient of critic(x).sum()``, differentiable once more: the penalty's
-    building block for callers with a norm of their own."""
+    """``(plan, points, x, *leaves) -> gradient of critic(x).sum()``, differentiable once more: the penalty's
+    building block for callers with a norm of their own. ``points``: ``x`` without history."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, x: Tensor, *leaves: Any) -> Tensor:
-        gradient, tensors, numbers = call.plan.forward(call.x, leaves)
-        ctx.plan, ctx.numbers = call.plan, numbers
+    def forward(ctx: Any, plan: Plan, points: Tensor, x: Tensor, *leaves: Any) -> Tensor:
+        gradient, tensors, ctx.numbers = plan.forward(points, leaves)
+        ctx.plan = plan
         ctx.save_for_backward(*tensors)
         return gradient
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
-        return None, *first_order_only(ctx, _input_gradient_gradients, grad_outputs[0])
+        return None, None, *first_order_only(ctx, _input_gradient_gradients, grad_outputs[0])
 
 
 def _input_gradient_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:

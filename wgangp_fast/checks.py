@@ -53,7 +53,7 @@ def no_transform() -> None:
         )
 
 
-def options(reduction: Any, target: Any) -> None:
+def reduction_and_target(reduction: Any, target: Any) -> None:
     """``reduction`` is known and ``target`` a finite number, at least 0."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}")

@@ -17,6 +17,10 @@ class NotNow(CaptureError):
     """Something around this call, not the critic, stands in the way of a capture."""
 
 
+class NotBatchable(CaptureError):
+    """The critic cannot run on several batches at once with the result of each alone."""
+
+
 class Unavailable(CaptureError):
     """This torch lacks something private that the engine stands on, or it does something else there."""
 

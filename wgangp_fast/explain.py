@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import checks, wrappers
+from . import checks, options, wrappers
 from .backend import compile_boundary
 from .engine.torch_internals import schema_of
-from .options import execution
-from .penalty import planned
+from .errors import CaptureError
+from .ops.registry import Kernels
 from .plain_tensors import points_like, samples
+from .run import Wanted
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -137,26 +138,25 @@ def explain(
         4.0
     """
     checks.samples("x", x)
-    from .engine.capture import critic_step as joint
-    from .engine.capture import dynamo as capture
-    from .engine.capture import refusals
+    from .engine.capture import critic_step, dynamo, refusals
 
-    how = execution(False, executor)
+    how = options.checked(False, executor)
+    kernels = Kernels.of("auto", x.device.type)
     subject, apart = "critic loss" if loss else "penalty", ""
     bare, x = wrappers.unwrap(critic), samples(x).detach()
     points = points_like(x).requires_grad_()
-    capture.entry(bare).refusals.clear()  # what is asked is whether it can be captured now
+    dynamo.entry(bare).refusals.clear()  # what is asked is whether it can be captured now
     try:
         with torch.enable_grad():
             if loss:
-                bound = joint.bind(bare, output, points, points.detach())
-                if isinstance(bound, capture.Binding):
-                    found = planned(bound, wants_x=False, how=how, critic_step=True)
+                bound = critic_step.bind(bare, output, points, points.detach())
+                if isinstance(bound, dynamo.Binding):
+                    found = Wanted(bare, output, False, kernels, how, critic_step=True).make(bound.captured)
                     return _explain(found, torch.cat([x] * 3), bound.leaves, subject, apart)
                 apart = bound
-            binding = capture.bind(bare, output, points)
-            found = planned(binding, wants_x=False, how=how)
-    except capture.CaptureError as error:
+            binding = dynamo.bind(bare, output, points)
+            found = Wanted(bare, output, False, kernels, how).make(binding.captured)
+    except CaptureError as error:
         return Explanation("stock", refusals.with_remedy(error), subject, apart)
     return _explain(found, x, binding.leaves, subject, apart)
 
@@ -167,7 +167,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
     sweeps = found.sweeps
     rows = tuple(_row(info, found.kernels) for info in sweeps.nodes)
     copies = tuple(_copy(leaf) for leaf in leaves)
-    if found.how.executor != "eager":
+    if found.options.executor != "eager":
         with torch.no_grad():
             gradient, saved, numbers = found.forward(x.detach(), copies)
             if sweeps.backward is not None:

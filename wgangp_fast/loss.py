@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from . import backend, checks, reference, verify, wrappers
-from .autograd import CriticLossFunction, LossCall
+from . import backend, checks, reference, wrappers
+from .autograd import CriticLossFunction
 from .ops.interpolate import draw_key
-from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
-from .options import Execution, execution
-from .penalty import Critic, Output, critic_step_plan, penalty_and_norms, scored, trusted
+from .penalty import penalty_and_norms
 from .plain_tensors import plain, points_like, samples
+from .request import Critic, Output, Request, checked
+from .run import Wanted, critic_step_plan, verified
 
 
 class CriticLossOutput(NamedTuple):
@@ -86,70 +85,50 @@ def critic_loss(
         ValueError, TypeError: an argument is wrong; raised before any work.
         BackendError: ``impl`` names kernels that cannot run here; says why.
     """
-    checks.pair(real, fake)
-    checks.no_transform()
-    checks.options("mean", target)
-    if not isinstance(lambda_gp, (int, float)) or not math.isfinite(lambda_gp):
-        raise ValueError(f"lambda_gp must be a finite number; got {lambda_gp!r}")
-    how = execution(recompute, executor)
-    chosen = backend.resolve(impl, real.device)
-    weights = checks.weights(alpha, real)
-    critic, finish = wrappers.enter(critic)
-    asked = _Asked(weights, float(target), one_sided, output, generator, chosen, how)
+    request, finish = checked(
+        critic, real, fake, alpha=alpha, target=target, one_sided=one_sided, output=output,
+        generator=generator, impl=impl, recompute=recompute, executor=executor, lambda_gp=lambda_gp,
+    )  # fmt: skip
     found = None
     # Without gradients stock code shows the critic another grad mode, for nothing that one pass would spare.
     # Where dtypes differ the critic sees real, fake and the points each in its own.
-    alike = all(v.dtype == real.dtype for v in (fake, *checks.promoted(real, fake, weights)) if v is not None)
-    if chosen != "ref" and torch.is_grad_enabled() and alike:
-        found = _at_once(critic, real, fake, float(lambda_gp), asked)
+    promoted = checks.promoted(real, fake, request.alpha)
+    alike = all(v.dtype == real.dtype for v in (fake, *promoted) if v is not None)
+    if request.backend != "ref" and torch.is_grad_enabled() and alike:
+        found = _at_once(request)
     if found is None:
-        found = _separately(critic, real, fake, float(lambda_gp), asked)
+        found = _separately(request)
     return found._replace(loss=finish(found.loss))
 
 
-class _Asked(NamedTuple):
-    """The checked options of a call, by the names of :func:`penalty_and_norms`."""
-
-    weights: Tensor | None
-    target: float
-    one_sided: bool
-    output: Output | None
-    generator: torch.Generator | None
-    chosen: str
-    how: Execution
-
-
-def _at_once(
-    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
-) -> CriticLossOutput | None:
+def _at_once(request: Request) -> CriticLossOutput | None:
     """One pass for real, fake and the penalty points; None if the critic does not allow it."""
-    given = (real, fake)
-    real, fake = samples(real), plain(fake)
-    weights = None if asked.weights is None else plain(asked.weights).to(real.dtype)
+    real, fake = samples(request.real), plain(request.fake)
+    weights = None if request.alpha is None else plain(request.alpha).to(real.dtype)
     wants_x = real.requires_grad or fake.requires_grad or (weights is not None and weights.requires_grad)
-    kernels = Kernels.of(asked.chosen, real.device.type)
-    watch = verify.begin(critic, asked.output, real.device, (wants_x, True, kernels, asked.how, True))
+    kernels = Kernels.of(request.backend, real.device.type)
+    wanted = Wanted(request.critic, request.output, wants_x, kernels, request.options, critic_step=True)
+    watch = wanted.verification(real.device)
     # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
     like = points_like(real)
-    plan, leaves = critic_step_plan(critic, asked.output, like, wants_x, kernels, asked.how, watch)
+    plan, leaves = critic_step_plan(wanted, like, watch)
     if plan is None:
         return None
     n, *rest = like.shape
     strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
     whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)
-    key = (0, 0) if weights is not None else draw_key(asked.generator, real.device)
+    key = (0, 0) if weights is not None else draw_key(request.generator, real.device)
     if watch is not None:
         watch.alpha_is_drawn()
     with torch.no_grad():
         x, drawn = kernels.interpolate(real, fake, weights, *key)
         torch.cat([x, real, fake], out=whole)
     weights = drawn if weights is None else weights
-    call = LossCall(plan, whole, asked.target, asked.one_sided, REDUCTIONS["mean"], lambda_gp)
     points = (real, fake, weights) if wants_x else (None, None, None)
-    stock = _Stock(scored(critic, asked.output), lambda_gp, asked, plan.score_cut[0] if plan.draws else None)
-    result, refusal = trusted(
-        lambda: CriticLossFunction.apply(call, *points, *leaves),
-        watch, critic, plan, stock, lambda: (*given, weights), whole_loss=True,
+    stock = _Stock(request, plan.score_cut[0] if plan.draws else None)
+    result, refusal = verified(
+        lambda: CriticLossFunction.apply(plan, request, whole, *points, *leaves),
+        watch, wanted, plan, stock, lambda: (request.real, request.fake, weights),
     )  # fmt: skip
     if refusal is not None:
         refusal.note()
@@ -167,44 +146,39 @@ class _Stock:
         scale: size of the terms, whose difference may be far smaller.
     """
 
-    score: Callable[[Tensor], Tensor]
-    lambda_gp: float
-    asked: _Asked
+    request: Request
     at_once: int | None
     scale: float = 0.0
 
     def __call__(self, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         weight = alpha.view(-1, *[1] * (real.dim() - 1))
-        asked, dim = self.asked, self.at_once
+        request, dim = self.request, self.at_once
         if dim is not None:
             x = weight * real + (1 - weight) * fake
             rest: list[Tensor] = []
 
             def of_points(x: Tensor) -> Tensor:
-                of_x, *rest[:] = self.score(torch.cat([x, real, fake])).chunk(3, dim or 0)
+                of_x, *rest[:] = request.score(torch.cat([x, real, fake])).chunk(3, dim or 0)
                 return of_x
 
             norms = reference.sample_norm(reference.input_gradient(of_points, x))
             of_real, of_fake = rest
         else:
-            of_real, of_fake = self.score(real), self.score(fake)
-            norms = reference.penalty_norms(self.score, real, fake, weight)
-        penalty = reference.penalty_of_norm(norms, asked.target, asked.one_sided).mean()
+            of_real, of_fake = request.score(real), request.score(fake)
+            norms = reference.penalty_norms(request.score, real, fake, weight)
+        penalty = reference.penalty_of_norm(norms, request.target, request.one_sided).mean()
         self.scale = float((of_real.abs().mean() + of_fake.abs().mean()).detach())
-        return of_fake.mean() - of_real.mean() + self.lambda_gp * penalty
+        return of_fake.mean() - of_real.mean() + request.lambda_gp * penalty
 
 
-def _separately(
-    critic: Critic, real: Tensor, fake: Tensor, lambda_gp: float, asked: _Asked
-) -> CriticLossOutput:
+def _separately(request: Request) -> CriticLossOutput:
     """Real, fake and penalty in passes of their own, as stock code makes them."""
     with wrappers.reaching() as reach:
-        score = scored(critic, asked.output)
-        of_real, of_fake = score(real).mean(), score(fake).mean()
+        of_real, of_fake = request.score(request.real).mean(), request.score(request.fake).mean()
         scores = reach(of_fake - of_real)
-    penalty, norms = penalty_and_norms(critic, real, fake, reduction="mean", **asked._asdict())
+    penalty, norms = penalty_and_norms(request)
     wasserstein = (of_real - of_fake).detach()
-    return CriticLossOutput(scores + lambda_gp * penalty, wasserstein, penalty.detach(), norms)
+    return CriticLossOutput(scores + request.lambda_gp * penalty, wasserstein, penalty.detach(), norms)
 
 
 _OPTIONS = tuple(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 EXECUTORS = ("eager", "inductor", "graph")
 
 
 @dataclass(frozen=True)
-class Execution:
+class Options:
     """How a plan is run; part of what chooses a plan.
 
     Attributes:
@@ -22,11 +25,11 @@ class Execution:
     executor: str = "eager"
 
 
-DEFAULT = Execution()
+DEFAULT = Options()
 
 
-def execution(recompute: Any, executor: Any) -> Execution:
-    """The checked choice.
+def checked(recompute: Any, executor: Any) -> Options:
+    """The choice as a value that plans are told apart by.
 
     Raises:
         ValueError: an unknown executor.
@@ -36,4 +39,9 @@ def execution(recompute: Any, executor: Any) -> Execution:
         raise TypeError(f"recompute must be True or False; got {recompute!r}")
     if executor not in EXECUTORS:
         raise ValueError(f"executor must be one of {', '.join(map(repr, EXECUTORS))}; got {executor!r}")
-    return DEFAULT if (recompute, executor) == (False, "eager") else Execution(recompute, executor)
+    return DEFAULT if (recompute, executor) == (False, "eager") else Options(recompute, executor)
+
+
+def plan_key(wants_x: bool, kernels: Hashable, options: Options, critic_step: bool) -> tuple[Hashable, ...]:
+    """Under what a captured critic keeps a plan; the present grad mode is part of it."""
+    return wants_x, torch.is_grad_enabled(), kernels, options, critic_step

@@ -1,29 +1,22 @@
-"""The public penalties: argument checks, the choice between the engine and the stock path, the call."""
+"""The public penalties: each makes a request, which runs on the engine or by stock code."""
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import backend, checks, reference, verify, wrappers
-from .autograd import Call, GradientPenaltyFunction, InputGradientFunction, MlpCall, MlpPenaltyFunction
-from .errors import BatchNormWarning, StockPathWarning, VerificationError
+from . import backend, checks, reference, wrappers
+from .autograd import GradientPenaltyFunction, InputGradientFunction, MlpPenaltyFunction
 from .ops.interpolate import draw_key
-from .ops.norm_penalty import REDUCTIONS
 from .ops.registry import Kernels
-from .options import DEFAULT, Execution, execution
+from .options import DEFAULT
 from .plain_tensors import plain, points_like, samples
-
-if TYPE_CHECKING:
-    from .errors import CaptureError
-
-Critic = Callable[[Tensor], Any]
-Output = Callable[[Any], Tensor]
+from .request import Critic, Output, Request, checked, score_of
+from .run import Wanted, penalty_plan, verified
 
 
 @backend.compile_boundary
@@ -75,39 +68,18 @@ def gradient_penalty(
         ValueError, TypeError: an argument is wrong; raised before any work.
         BackendError: ``impl`` names kernels that cannot run here; says why.
     """
-    checks.pair(real, fake)
-    chosen = backend.resolve(impl, real.device)
-    checks.no_transform()
-    checks.options(reduction, target)
-    weights = checks.weights(alpha, real)
-    how = execution(recompute, executor)
-    critic, finish = wrappers.enter(critic)
-    return finish(
-        penalty_and_norms(
-            critic, real, fake, weights=weights, target=target, one_sided=one_sided, reduction=reduction,
-            output=output, generator=generator, chosen=chosen, how=how,
-        )[0]
+    request, finish = checked(
+        critic, real, fake, alpha=alpha, target=target, one_sided=one_sided, output=output,
+        generator=generator, impl=impl, recompute=recompute, executor=executor, reduction=reduction,
     )  # fmt: skip
+    return finish(penalty_and_norms(request)[0])
 
 
-def penalty_and_norms(
-    critic: Critic,
-    real: Tensor,
-    fake: Tensor,
-    *,
-    weights: Tensor | None,
-    target: float,
-    one_sided: bool,
-    reduction: str,
-    output: Output | None,
-    generator: torch.Generator | None,
-    chosen: str,
-    how: Execution,
-) -> tuple[Tensor, Tensor]:
-    """The penalty and, without history, the norms ``[N]``; checked arguments, an unwrapped critic."""
-    real, fake, weights = checks.promoted(real, fake, weights)
-    kernels = Kernels.of("auto" if chosen == "ref" else chosen, real.device.type)
-    key = (0, 0) if weights is not None else draw_key(generator, real.device)
+def penalty_and_norms(request: Request) -> tuple[Tensor, Tensor]:
+    """The penalty and, without history, the norms ``[N]``."""
+    real, fake, weights = checks.promoted(request.real, request.fake, request.alpha)
+    kernels = Kernels.of("auto" if request.backend == "ref" else request.backend, real.device.type)
+    key = (0, 0) if weights is not None else draw_key(request.generator, real.device)
     given = (real, fake)  # the critic may look at what it is given
     real, fake = samples(real), plain(fake)
     weights = None if weights is None else plain(weights)
@@ -118,34 +90,33 @@ def penalty_and_norms(
 
     def stock(real: Tensor, fake: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         alpha = weights.view(-1, *[1] * (real.dim() - 1))
-        norms = reference.penalty_norms(scored(critic, output), real, fake, alpha)
-        return reference.reduce(reference.penalty_of_norm(norms, target, one_sided), reduction), norms
+        norms = reference.penalty_norms(request.score, real, fake, alpha)
+        each = reference.penalty_of_norm(norms, request.target, request.one_sided)
+        return reference.reduce(each, request.reduction), norms
 
     refusal = None
-    if chosen != "ref":
+    if request.backend != "ref":
         asking = any(v is not None and v.requires_grad for v in (real, fake, weights))
         wants_x = torch.is_grad_enabled() and asking
-        plan_key = (wants_x, torch.is_grad_enabled(), kernels, how, False)
-        watch = verify.begin(critic, output, real.device, plan_key)
+        wanted = Wanted(request.critic, request.output, wants_x, kernels, request.options)
+        watch = wanted.verification(real.device)
         # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
         # known, which may make them in a kernel of its own.
-        plan, leaves, refusal = _plan(critic, output, points_like(real), wants_x, kernels, how, watch)
+        plan, leaves, refusal = penalty_plan(wanted, points_like(real), watch)
         if plan is not None:
-            options = (float(target), one_sided, REDUCTIONS[reduction])
+            ready = plan
 
             def run() -> Any:
-                if plan.mlp is not None:
-                    return MlpPenaltyFunction.apply(
-                        MlpCall(plan, real, fake, weights, key, *options), *leaves
-                    )
+                if ready.mlp is not None:
+                    return MlpPenaltyFunction.apply(ready, request, real, fake, weights, key, *leaves)
                 x, alpha = drawn()
                 asked = (real, fake, weights if weights is not None else alpha) if wants_x else (None,) * 3
-                return GradientPenaltyFunction.apply(Call(plan, x, *options), *asked, *leaves)
+                return GradientPenaltyFunction.apply(ready, request, x, *asked, *leaves)
 
             def points() -> tuple[Tensor, ...]:
                 return *given, weights if weights is not None else drawn()[1]
 
-            result, refusal = trusted(run, watch, critic, plan, lambda *p: stock(*p)[0], points)
+            result, refusal = verified(run, watch, wanted, ready, lambda *p: stock(*p)[0], points)
             if refusal is None:
                 return result
     real, fake = given
@@ -181,7 +152,7 @@ def r1_penalty(
     """
     checks.samples("real", real)
     chosen = backend.resolve(impl, real.device)
-    checks.options(reduction, 0.0)
+    checks.reduction_and_target(reduction, 0.0)
     if not isinstance(gamma, (int, float)) or not math.isfinite(gamma):
         raise ValueError(f"gamma must be a finite number; got {gamma!r}")
     gradient = input_gradient(critic, real, output=output, impl=chosen)
@@ -209,24 +180,24 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     chosen = backend.resolve(impl, x.device)
     checks.no_transform()
     critic, finish = wrappers.enter(critic)
+    stock = functools.partial(reference.input_gradient, functools.partial(score_of, critic, output))
     refusal = None
     if chosen != "ref":
-        own, kernels = plain(x), Kernels.of(chosen, x.device.type)
-        points, wants_x = own.detach(), torch.is_grad_enabled() and own.requires_grad
-        key = (wants_x, torch.is_grad_enabled(), kernels, DEFAULT, False)
-        watch = verify.begin(critic, output, x.device, key)
-        plan, leaves, refusal = _plan(critic, output, points, wants_x, kernels, DEFAULT, watch)
+        own = plain(x)
+        wants_x = torch.is_grad_enabled() and own.requires_grad
+        wanted = Wanted(critic, output, wants_x, Kernels.of(chosen, x.device.type), DEFAULT)
+        watch, points = wanted.verification(x.device), own.detach()
+        plan, leaves, refusal = penalty_plan(wanted, points, watch)
         if plan is not None:
-            stock = functools.partial(reference.input_gradient, scored(critic, output))
-            result, refusal = trusted(
-                lambda: InputGradientFunction.apply(Call(plan, points), own, *leaves),
-                watch, critic, plan, stock, lambda: (x,),
+            ready = plan
+            result, refusal = verified(
+                lambda: InputGradientFunction.apply(ready, points, own, *leaves),
+                watch, wanted, ready, stock, lambda: (x,),
             )  # fmt: skip
             if refusal is None:
                 return finish(result)
     with wrappers.reaching() as reach:
-        gradient = reference.input_gradient(scored(critic, output), x)
-    gradient = reach(gradient)
+        gradient = reach(stock(x))
     if refusal is not None:
         refusal.note()
     return finish(gradient if torch.is_grad_enabled() else gradient.detach())
@@ -237,173 +208,3 @@ def gradient_norm(critic: Critic, x: Tensor, *, output: Output | None = None, im
     """Norm of the critic's input gradient, for each sample: ``[N, ...]`` to ``[N]``, without history."""
     with torch.no_grad():
         return reference.sample_norm(input_gradient(critic, x, output=output, impl=impl))
-
-
-# the engine --------------------------------------------------------------------------------------
-
-
-_said_of_torch: set[str] = set()  # what this torch lacks is no matter of one critic
-
-
-class _Refusal:
-    """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
-
-    def __init__(self, critic: Critic, error: CaptureError) -> None:
-        self.critic, self.error = critic, error
-
-    def note(self) -> None:
-        from .engine.capture import dynamo as capture
-        from .engine.capture import refusals
-
-        entry, error = capture.entry(self.critic), self.error
-        if not isinstance(error, capture.NotNow):
-            entry.refused = str(error)
-        if str(error) in entry.warned | _said_of_torch:
-            return
-        entry.warned.add(str(error))
-        if isinstance(error, capture.Unavailable):
-            _said_of_torch.add(str(error))
-        refusals.warn_user(
-            f"the stock gradient penalty runs for this critic, at stock speed. "
-            f"{refusals.with_remedy(error)}; or pass impl='ref' to accept it.",
-            StockPathWarning,
-        )
-
-
-def _plan(
-    critic: Critic,
-    output: Output | None,
-    x: Tensor,
-    wants_x: bool,
-    kernels: Kernels,
-    how: Execution,
-    watch: verify.Verification | None,
-) -> tuple[Any, tuple[Any, ...], _Refusal | None]:
-    """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything."""
-    from .engine.capture import dynamo as capture  # by the first call: it brings Dynamo with it
-
-    grad = torch.is_grad_enabled()
-    key = (wants_x, grad, kernels, how, False)
-    watch = watch or verify.before_planning(critic, output, x.device, key)
-    try:
-        torch.set_grad_enabled(True)  # the grad mode is among the guards: always ask in the same one
-        with capture.shown(None if watch is None else watch.look):
-            binding = capture.bind(critic, output, x.requires_grad_())
-        torch.set_grad_enabled(grad)
-        found = planned(binding, wants_x, kernels, how)
-    except capture.CaptureError as error:
-        if watch is not None and watch.before is not None:
-            watch.before.restore()  # the hoisted part ran, the plan could not be made
-        x.requires_grad_(False)
-        checks.stock_path_in_capture(x.device, error)
-        return None, (), _Refusal(critic, error)
-    finally:
-        torch.set_grad_enabled(grad)
-    if binding.captured.batch_norm is not None:
-        _warn_batch_norm(critic, binding.captured)
-    return found, binding.leaves, None
-
-
-def critic_step_plan(
-    critic: Critic,
-    output: Output | None,
-    x: Tensor,
-    wants_x: bool,
-    kernels: Kernels,
-    how: Execution,
-    watch: verify.Verification | None,
-) -> tuple[Any, tuple[Any, ...]]:
-    """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
-    from .engine import plan
-    from .engine.capture import critic_step as joint
-    from .engine.capture import dynamo as capture
-    from .engine.capture import refusals
-
-    try:
-        with capture.shown(None if watch is None else watch.look):
-            binding = joint.bind(critic, output, x.requires_grad_(), x.detach())
-    except capture.CaptureError:
-        return None, ()
-    finally:
-        x.requires_grad_(False)
-    if isinstance(binding, str):
-        return None, ()
-    try:
-        return plan.plan_of(binding, wants_x, kernels, how, critic_step=True), binding.leaves
-    except Exception as error:  # nothing has run yet, and the penalty's own plan may do
-        refusals.raise_out_of_memory(error)
-        binding.captured.critic_step = str(error) or type(error).__name__
-        return None, ()
-
-
-def trusted(
-    run: Callable[[], Any],
-    watch: verify.Verification | None,
-    critic: Critic,
-    plan: Any,
-    stock: Callable[..., Tensor],
-    points: Callable[[], tuple[Any, ...]],
-    whole_loss: bool = False,
-) -> tuple[Any, _Refusal | None]:
-    """What the plan gives, or why it is not to be used: its first call is compared with the stock code."""
-    from .engine.capture import refusals
-
-    if watch is None or watch.before is None:
-        return run(), None
-    try:
-        with watch.guarded():
-            result = run()
-            watch.compare(plan, result[0] if isinstance(result, tuple) else result, stock, points())
-        return result, None
-    except VerificationError as error:
-        remedy = "none is needed, the stock path is exact; please report the critic"
-        refused = f"compared with the stock code, the plan's first call was wrong: {error}", remedy
-        if whole_loss:
-            watch.captured.critic_step = refused[0]  # the penalty alone has a plan of its own
-        else:
-            watch.captured.refused = refused
-        return None, _Refusal(critic, refusals.refusal(*refused))
-
-
-def planned(binding: Any, *options: Any, **more: Any) -> Any:
-    """The plan for a binding; what cannot be planned is a refusal of that capture."""
-    from .engine import plan
-    from .engine.capture import refusals
-
-    try:
-        return plan.plan_of(binding, *options, **more)
-    except Exception as error:
-        refusals.raise_out_of_memory(error)
-        refused = refusals.explained(error)
-        binding.captured.refused = str(refused), refused.remedy
-        raise refused from error
-
-
-def _warn_batch_norm(critic: Critic, captured: Any) -> None:
-    from .engine.capture import dynamo as capture
-    from .engine.capture import refusals
-
-    entry = capture.entry(critic)
-    if captured.batch_norm not in entry.warned:
-        entry.warned.add(captured.batch_norm)
-        refusals.warn_user(
-            f"the critic normalises over the batch ({captured.batch_norm}): the penalty is then not a "
-            f"property of single samples (paper, section 4). Use GroupNorm(1, channels), a layer norm.",
-            BatchNormWarning,
-        )
-
-
-def scored(critic: Critic, output: Output | None) -> Callable[[Tensor], Tensor]:
-    """The critic's score, picked by ``output`` and checked to be one tensor."""
-
-    def score(x: Tensor) -> Tensor:
-        result = critic(x)
-        result = result if output is None else output(result)
-        if not isinstance(result, Tensor):
-            raise TypeError(
-                f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function "
-                f"that picks the score (for example output=lambda result: result[0])"
-            )
-        return result
-
-    return score

@@ -54,7 +54,7 @@ class Verification:
         self.inputs: tuple[Any, ...] = ()
 
     def look(self, captured: Any, inputs: tuple[Any, ...]) -> None:
-        """Called with the graph that fits and its inputs, before it runs."""
+        """Called with the graph that fits and its inputs, before anything of it runs."""
         self.before = None
         if self.due(captured) and not (captured.python_effects and not isinstance(self.critic, nn.Module)):
             self.captured = captured
@@ -126,13 +126,6 @@ def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verificat
         return chosen == "always" or plan is None or plan.verified is None
 
     return Verification(critic, output, device, due)
-
-
-def before_planning(critic: Any, output: Any, device: torch.device, key: Any) -> Verification | None:
-    """What a call that has no plan yet changes before it has one, to be undone if none can be made."""
-    if checks.capturing(device):
-        return None
-    return Verification(critic, output, device, lambda captured: key not in captured.plans)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

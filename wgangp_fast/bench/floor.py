@@ -75,7 +75,7 @@ class Floor:
         dtype: of the products; by default x's.
 
     Raises:
-        wgangp_fast.engine.capture.dynamo.CaptureError: the critic has no graph to count.
+        wgangp_fast.errors.CaptureError: the critic has no graph to count.
     """
 
     def __init__(
@@ -212,7 +212,7 @@ def count_critic(critic: nn.Module, x: Tensor, loss: str) -> Count:
     """Capture ``critic`` at ``x [N, ...]`` and count; see :func:`.counting.count`.
 
     Raises:
-        wgangp_fast.engine.capture.dynamo.CaptureError: it cannot be captured.
+        wgangp_fast.errors.CaptureError: it cannot be captured.
     """
     from ..engine.capture import dynamo as capture
 

@@ -47,11 +47,13 @@ _OPERATOR = re.compile(r"\btorch\.ops\.(\w+)\.(\w+)\.(\w+)(?=\()")
 _BINDING = re.compile(r"\btorch\.((?:\w+\.)*\w+)(?=\()")
 
 
-def compiled(module: fx.GraphModule, boxed: bool = False) -> Callable[..., Any]:
-    """The module's code as a bare function: operators are looked up once, not at every call.
+def generate(module: fx.GraphModule, kernels: Kernels, boxed: bool = False) -> Callable[..., Any]:
+    """The module's code as a bare function; the package's operations run on ``kernels``.
 
     ``boxed``: the function takes its first argument and a list of the others, which it empties.
     """
+    bind_directly(module.graph, kernels)
+    module.recompile()
     code = module.graph.python_code("self")
     scope = dict(code.globals)
 

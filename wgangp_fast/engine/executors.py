@@ -58,7 +58,7 @@ def executable(
     """The two halves of a plan under an executor.
 
     Args:
-        executor: as in :class:`~wgangp_fast.options.Execution`.
+        executor: as in :class:`~wgangp_fast.options.Options`.
         sweeps: the fused code.
         kernels: what its calls of the package's operations run on.
         forward: ``(x, *leaves) -> (first, *saved)``, the code as Python.

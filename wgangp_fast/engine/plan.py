@@ -10,10 +10,10 @@ from torch import Tensor
 
 from .. import checks
 from ..ops.registry import Kernels
-from ..options import DEFAULT, Execution
-from .capture.batch_match import BatchMatch
-from .capture.dynamo import Binding, Captured
-from .codegen import compiled
+from ..options import DEFAULT, Options, plan_key
+from .capture.hoist_parameters import Captured
+from .codegen import generate
+from .derive.batch_match import BatchMatch
 from .derive.critic_step import derive_critic_step
 from .derive.four_sweeps import derive
 from .executors import executable
@@ -29,9 +29,9 @@ class Plan:
     Attributes:
         sweeps: the code; ``print(plan.sweeps.forward.code)`` reads well.
         wanted: which leaves get a gradient.
-        score_cut: in a joint plan, ``(dim, start, length)`` of the scores of real and fake.
+        score_cut: in a plan of the critic step, ``(dim, start, length)`` of the scores of real and fake.
         kernels: the implementations of the package's own operations that it runs on.
-        how: how it is run; ``executor`` reports by what.
+        options: how it is run; ``executor`` reports by what.
         mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
         draws: whether it draws random numbers.
         verified: what its first call, compared with the stock code, has shown; None: it was not compared.
@@ -41,22 +41,19 @@ class Plan:
         self,
         captured: Captured,
         wants_x: bool,
-        leaves: tuple[Any, ...],
         kernels: Kernels,
-        how: Execution = DEFAULT,
+        options: Options = DEFAULT,
         critic_step: bool = False,
     ) -> None:
-        self.kernels, self.how = kernels, how
+        self.kernels, self.options = kernels, options
         self.verified: str | None = None
         self.draws = any(
             torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in captured.nodes()
         )
-        sweeping = wants_x or critic_step or how.executor != "eager"
+        sweeping = wants_x or critic_step or options.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
-        grad = torch.is_grad_enabled()
-        self.wanted = tuple(
-            i for i, leaf in enumerate(leaves) if grad and isinstance(leaf, Tensor) and leaf.requires_grad
-        )
+        grad, leaves = torch.is_grad_enabled(), captured.leaves()
+        self.wanted = tuple(i for i, leaf in enumerate(leaves) if grad and leaf.meta["trains"])
         self.count = len(leaves)
         if critic_step:
             graphs = [lower(graph, kernels) for graph in captured.critic_step]
@@ -67,13 +64,13 @@ class Plan:
             lowered = lower(captured.critic, kernels)
             self.sweeps = derive(lowered, wants_x, self.wanted)
         inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
-        run_passes(self.sweeps, kernels, inputs, how.recompute)
+        run_passes(self.sweeps, inputs, options.recompute)
+        forward = generate(self.sweeps.forward, kernels)
+        backward = None
+        if self.sweeps.backward is not None:
+            backward = generate(self.sweeps.backward, kernels, boxed=True)
         self._forward, self._backward, self.executor = executable(
-            how.executor,
-            self.sweeps,
-            kernels,
-            compiled(self.sweeps.forward),
-            compiled(self.sweeps.backward, boxed=True) if self.sweeps.backward is not None else None,
+            options.executor, self.sweeps, kernels, forward, backward
         )
         kinds = self.sweeps.saved_is_tensor
         self._all_tensors = all(kinds)
@@ -81,13 +78,14 @@ class Plan:
         self._numbers = [i for i, is_tensor in enumerate(kinds) if not is_tensor]
         self._cotangents: dict[Any, Tensor] = {}
         self._zero = sorted(self.sweeps.leaf_zero)
-        zeros = [leaves[self.wanted[k]] for k in self._zero]
+        zeros = [value_of(leaves[self.wanted[k]]) for k in self._zero]
         self._zero_like = [(tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in zeros]
 
     def forward(self, x: Tensor, leaves: tuple[Any, ...]) -> tuple[Any, list[Tensor], list[Any]]:
         """Sweeps 1 and 2: ``x [N, ...]`` to (input gradient ``[N, ...]``, saved tensors, saved numbers).
 
-        A joint plan takes ``[3N, ...]`` and gives (input gradient ``[N, ...]``, all scores) for the first.
+        A plan of the critic step takes ``[3N, ...]``, and in place of the first gives (input gradient
+        ``[N, ...]``, all scores).
         """
         with checks.as_traced(x.device):
             gradient, *saved = self._forward(x, *leaves)
@@ -100,8 +98,8 @@ class Plan:
     ) -> tuple[Any, list[Tensor | None]]:
         """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves).
 
-        A joint plan takes (seed, cotangent of the scores of real and fake) and gives the adjoints of x
-        ``[N, ...]`` and of ``[real; fake]`` for the first.
+        A plan of the critic step takes (seed, cotangent of the scores of real and fake), and in place of the
+        first gives the adjoints of x ``[N, ...]`` and of ``[real; fake]``.
 
         ``saved`` is emptied, so that each saved tensor dies after its last use.
         """
@@ -142,25 +140,23 @@ class Plan:
 
 
 def plan_of(
-    binding: Binding,
+    captured: Captured,
     wants_x: bool,
     kernels: Kernels | None = None,
-    how: Execution = DEFAULT,
+    options: Options = DEFAULT,
     critic_step: bool = False,
 ) -> Plan:
-    """The plan for this binding, derived on first use; ``kernels``: by default the fastest here.
+    """The plan of a captured critic, derived on first use; ``kernels``: by default the fastest here.
 
-    ``critic_step``: of the whole critic step, for a binding by ``critic_step.bind``.
+    ``critic_step``: of the whole critic step, for what ``capture.critic_step`` has bound.
 
-    What the leaves require is guarded by the capture, so the grad mode, ``wants_x`` and the kernels choose
-    the plan.
+    The capture has guarded which leaves require a gradient; the grad mode and the arguments choose the plan.
     """
     if kernels is None:
-        x = next(iter(binding.captured.critic.nodes))
+        x = next(iter(captured.critic.nodes))
         kernels = Kernels.of("auto", x.meta["val"].device.type)
-    plans = binding.captured.plans
-    key = (wants_x, torch.is_grad_enabled(), kernels, how, critic_step)
-    plan = plans.get(key)
+    key = plan_key(wants_x, kernels, options, critic_step)
+    plan = captured.plans.get(key)
     if plan is None:
-        plan = plans[key] = Plan(binding.captured, wants_x, binding.leaves, kernels, how, critic_step)
+        plan = captured.plans[key] = Plan(captured, wants_x, kernels, options, critic_step)
     return plan

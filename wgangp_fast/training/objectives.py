@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast import backend
 from wgangp_fast.loss import CriticLoss
-from wgangp_fast.options import execution
 from wgangp_fast.penalty import penalty_and_norms
+from wgangp_fast.request import checked
 
 from .config import Config
 from .losses import LOSSES, Loss, classes
@@ -87,11 +86,11 @@ class Objective(nn.Module):
         return scores._replace(loss=scores.loss + self.class_weight * found, class_loss=found.detach())
 
     def _penalty(self, real: Tensor, fake: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        return penalty_and_norms(
-            self.critic, real, fake, weights=alpha, target=1.0, one_sided=self.one_sided, reduction="mean",
-            output=self.output, generator=None, chosen=backend.resolve(self.impl, real.device),
-            how=execution(False, "eager"),
+        request, _ = checked(
+            self.critic, real, fake, alpha=alpha, target=1.0, one_sided=self.one_sided, output=self.output,
+            generator=None, impl=self.impl, recompute=False, executor="eager",
         )  # fmt: skip
+        return penalty_and_norms(request)
 
 
 def half(device: torch.device, wanted: bool) -> torch.autocast:

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from ...errors import CaptureError
+from ...errors import NotBatchable
 from ...rules.registry import bind
 from ..ir import args_of, eliminate_dead_code, result_of, value_of
 from ..torch_internals import schema_of, trace_to_aten, without_vmap_loops
@@ -31,10 +31,6 @@ from .batch_rules import DRAWN, SIZED, VIEWS, Placed, pointwise, rule_of, tensor
 from .normalize import normalise
 
 aten = torch.ops.aten
-
-
-class Apart(CaptureError):
-    """The critic cannot run on three batches at once; the message says why."""
 
 
 class Batched:
@@ -77,7 +73,7 @@ class Batches:
         """The rewritten graph.
 
         Raises:
-            Apart: an operator cannot be mapped over batches.
+            NotBatchable: an operator cannot be mapped over batches.
         """
         x, *leaves = self.graph.find_nodes(op="placeholder")
         with value_of(x).fake_mode, torch.no_grad():
@@ -89,9 +85,9 @@ class Batches:
                     self.values[node] = self._call(node)
             score = self.values[result_of(self.graph)]
             if not score.mapped:
-                raise Apart("the critic's output does not depend on x")
+                raise NotBatchable("the critic's output does not depend on x")
             if self.draws and self.by_batch:
-                raise Apart("it draws random numbers, in another order for one batch of all samples")
+                raise NotBatchable("it draws random numbers, in another order for one batch of all samples")
             self.result.output(self.at(score, score.dim) if score.val.dim() else score.stacked)
             eliminate_dead_code(self.result)
             normalise(self.result)
@@ -172,14 +168,16 @@ class Batches:
         drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         mutates = bool(given) and schema_of(node.target).is_mutable
         if (drawn or mutates) and node.target not in DRAWN:
-            raise Apart(f"{node.target} draws numbers that are not independent, or changes a tensor in place")
+            raise NotBatchable(
+                f"{node.target} draws numbers that are not independent, or changes a tensor in place"
+            )
         if not mapped and not drawn:
             made = self.result.node_copy(node, lambda n: self.values[n].made[None])
             return Batched(value_of(node), None, made)
         if not isinstance(value_of(node), (Tensor, tuple, list)) or not given:
-            raise Apart(f"{node.target} makes a number out of the data of a batch")
+            raise NotBatchable(f"{node.target} makes a number out of the data of a batch")
         if any(not v.val.numel() for v in mapped):
-            raise Apart(f"{node.target} takes an empty tensor")
+            raise NotBatchable(f"{node.target} takes an empty tensor")
         self.draws |= drawn
         rule = DRAWN.get(node.target) or rule_of(node.target)
         if rule is pointwise and not any(v.made for v in mapped):
@@ -192,7 +190,7 @@ class Batches:
         if placed is not None:
             return self._placed(node, given, placed)
         if drawn:
-            raise Apart(f"{node.target} draws numbers, and its batches are not one behind the other")
+            raise NotBatchable(f"{node.target} draws numbers, and its batches are not one behind the other")
         return self._mapped(node)
 
     def _placed(self, node: fx.Node, given: dict[str, Any], placed: Placed) -> Batched:
@@ -220,7 +218,9 @@ class Batches:
             size = [self.count, *size]
         found = value_of(made)
         if list(found.shape) != size or found.dtype != val.dtype:
-            raise Apart(f"{node.target} gives {list(found.shape)} for {self.count} times {list(val.shape)}")
+            raise NotBatchable(
+                f"{node.target} gives {list(found.shape)} for {self.count} times {list(val.shape)}"
+            )
 
     def _member(self, node: fx.Node, source: fx.Node, key: int) -> Batched:
         value, val = self.values[source], value_of(node)
@@ -243,10 +243,12 @@ class Batches:
                 value_of(node), 0, None, self.emit(aten.reshape.default, (made, size), meta=node.meta)
             )
         if node.target is aten.native_group_norm.default:
-            raise Apart(f"{node.target} needs contiguous memory, with the samples in the first dimension")
+            raise NotBatchable(
+                f"{node.target} needs contiguous memory, with the samples in the first dimension"
+            )
         if node.target is aten.select_scatter.default:
             # torch.vmap writes the number to its place several times, and autograd counts it as often.
-            raise Apart(f"{node.target} writes one number of all samples")
+            raise NotBatchable(f"{node.target} writes one number of all samples")
         sources = [n for n in node.all_input_nodes if isinstance(value_of(n), Tensor)]
         values = [self.values[n] for n in sources]
         given = [self.stack(v) if v.mapped else v.made[None] for v in values]
@@ -279,7 +281,7 @@ class Batches:
             with without_vmap_loops():
                 graph = trace_to_aten(pure, *(value_of(n) for n in given)).graph
         except Exception as error:  # whatever torch.vmap does not know
-            raise Apart(f"{node.target} compares samples, and cannot be mapped: {error}") from error
+            raise NotBatchable(f"{node.target} compares samples, and cannot be mapped: {error}") from error
         held = dict(zip(graph.find_nodes(op="placeholder"), given))
         for inner in graph.nodes:
             if inner.target in VIEWS:
@@ -291,7 +293,7 @@ class Batches:
                 held[inner] = self.result.node_copy(inner, held.__getitem__)
                 held[inner].meta = {**node.meta, "val": value_of(inner)}
             elif inner.op not in ("placeholder", "output"):
-                raise Apart(f"{node.target} compares samples, and makes a constant")
+                raise NotBatchable(f"{node.target} compares samples, and makes a constant")
         return [held[n] for n in result_of(graph)]
 
 
@@ -311,6 +313,6 @@ def at_batches(graph: fx.Graph, count: int) -> fx.Graph:
         proportion to ``count``.
 
     Raises:
-        Apart: one call cannot serve several batches.
+        NotBatchable: one call cannot serve several batches.
     """
     return Batches(graph, count).run()

@@ -10,40 +10,49 @@ from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow
 from .. import torch_internals
-from . import dynamo as capture
+from . import dynamo
 from .batches import at_batches
 from .hoist_parameters import Captured
 
 Critic = Callable[[Tensor], Any]
 
 
-def bind(critic: Critic, output: Any, x: Tensor, data: Tensor) -> capture.Binding | str:
+def bind(
+    critic: Critic, output: Any, x: Tensor, data: Tensor, before: dynamo.Before | None = None
+) -> dynamo.Binding | str:
     """Capture ``critic`` as it sees the penalty points, for a plan of the whole critic step.
 
     Args:
         x: ``[N, ...]``, requires a gradient, as the penalty points do.
         data: the same without: as stock code shows real and fake to the critic.
+        before: as in :func:`.dynamo.bind`.
 
     Returns:
-        the binding, its ``captured.critic_step`` the graphs for one, two and three batches; or why the critic
-        has to
-        run on each batch alone. Then nothing of it has run.
+        the binding, its ``captured.critic_step`` the graphs for one, two and three batches; or why the
+        critic has to run on each batch alone. Then nothing of it has run.
 
     Raises:
         CaptureError: it cannot be captured at all.
     """
+
+    def batched(captured: Captured, inputs: tuple[Any, ...]) -> None:
+        if captured.critic_step is None or isinstance(captured.critic_step, str):
+            raise dynamo.Stopped(captured)
+        if before is not None:
+            before(captured, inputs)
+
     try:
-        binding = capture.bind(critic, output, x, _is_batched)
-    except capture.Seen as seen:
-        captured = seen.captured
+        binding = dynamo.bind(critic, output, x, batched)
+    except dynamo.Stopped as stopped:
+        captured = stopped.captured
         if captured.critic_step is None:
             captured.critic_step = _at_three_sizes(captured)
         if isinstance(captured.critic_step, str):
             return captured.critic_step
-        binding = capture.bind(critic, output, x, _is_batched)
+        binding = dynamo.bind(critic, output, x, batched)
     captured = binding.captured
     try:
-        other = capture.look(critic, output, data)
+        other = dynamo.look(critic, output, data)
     except NotNow:
         raise
     except CaptureError as error:
@@ -52,10 +61,6 @@ def bind(critic: Critic, output: Any, x: Tensor, data: Tensor) -> capture.Bindin
     if other not in captured.seen:
         captured.seen[other] = difference(captured, other)
     return captured.seen[other] or binding
-
-
-def _is_batched(captured: Captured) -> bool:
-    return captured.critic_step is not None and not isinstance(captured.critic_step, str)
 
 
 def _at_three_sizes(captured: Captured) -> tuple[fx.Graph, ...] | str:

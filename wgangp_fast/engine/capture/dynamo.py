@@ -2,10 +2,10 @@
 
 Dynamo finds the parameters (also through closures), inlines the Python, and guards every value that the
 graph depends on, so nothing goes stale: the engine asks it at every call, and it hands over the current
-parameters or compiles again. The backend given to Dynamo computes nothing; it notes which graph was
-chosen and with which inputs. The graph is then traced to ATen operators without mutation, and split in
-two: the *prologue* (what depends on parameters and not on x: spectral norm, weight norm) runs under
-ordinary autograd, the *critic* goes to ``derive``.
+parameters or compiles again. The backend given to Dynamo computes no score; in its place it returns which
+graph was chosen and the values of that graph's leaves, a :class:`Binding`. The graph is then traced to ATen
+operators without mutation, and split in two: the *prologue* (what depends on parameters and not on x:
+spectral norm, weight norm) runs under ordinary autograd, the *critic* goes to ``derive``.
 """
 
 from __future__ import annotations
@@ -46,10 +46,9 @@ class Binding:
     leaves: tuple[Any, ...]
 
 
-SCORE = object()  # what the backend returns in place of the score
 MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
 MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
-_slot = threading.local()
+_this_thread = threading.local()  # its ``call``: the call of :func:`bind` that is running
 _said: set[str] = set()  # warnings that are for the whole process
 
 
@@ -57,19 +56,37 @@ class _Miss(Exception):
     """No compiled entry fits this call."""
 
 
-class Seen(Exception):
-    """The graph that fits a call was not wanted: nothing of it ran.
+class Stopped(Exception):
+    """A call ended at the graph that fits it: nothing of it ran.
 
     Attributes:
         captured: the graph.
-        inputs: what it would have been given.
     """
 
-    def __init__(self, captured: Captured, inputs: tuple[Any, ...]) -> None:
-        self.captured, self.inputs = captured, inputs
+    def __init__(self, captured: Captured) -> None:
+        self.captured = captured
 
 
-def _body(critic: Any, output: Any, x: Tensor, score: Any, draws: Any) -> Any:
+#: what a caller of :func:`bind` does with the graph that fits and its inputs, before anything of it runs
+Before = Callable[[Captured, tuple[Any, ...]], None]
+
+
+@dataclass
+class _Call:
+    """A call of :func:`bind`. Dynamo calls the backend, and the graph's function, without arguments of ours.
+
+    Attributes:
+        kind: the compiled function that it asks.
+        before: shown the graph that fits before anything of it runs.
+        ran: whether a graph ran.
+    """
+
+    kind: _Compiled
+    before: Before | None
+    ran: bool = False
+
+
+def _body(critic: Any, output: Any, x: Tensor, draws: Any) -> Any:
     # Dynamo traces this function; Python executes it only if no compiled entry matched the call. (The test is
     # not is_compiling(), which is one flag for all threads.)
     if not torch.compiler.is_dynamo_compiling():
@@ -202,7 +219,7 @@ def bind(
     critic: Callable[[Tensor], Any],
     output: Callable[[Any], Tensor] | None,
     x: Tensor,
-    wanted: Callable[[Captured], bool] | None = None,
+    before: Before | None = None,
 ) -> Binding:
     """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
 
@@ -210,51 +227,52 @@ def bind(
         critic: an unwrapped critic.
         output: picks the score from what the critic returns, or None.
         x: ``[N, ...]``; the penalty points require a gradient.
-        wanted: asked about the graph that fits, before anything of it runs; None: any is.
+        before: called with the graph that fits, and its inputs, before anything of it runs. What it raises
+            ends the call.
 
     Raises:
-        Seen: the graph is not wanted.
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
         TypeError: the critic returns something other than one tensor.
     """
-    own = entry(critic)
-    _slot.binding, _slot.wanted = None, wanted
     torch_internals.require()
-    if torch_internals.dispatch_modes_are_active():
-        with _unobserved():
-            result = _run(own, critic, output, x)
-    else:
-        result = _run(own, critic, output, x)
-    binding = _slot.binding
-    _slot.binding = None
-    if result is not SCORE:
-        if binding is None:
+    own = entry(critic)
+    outer = getattr(_this_thread, "call", None)
+    call = _this_thread.call = _Call(own.at(x), before)
+    try:
+        if torch_internals.dispatch_modes_are_active():
+            with _unobserved():
+                result = _run(own, call, critic, output, x)
+        else:
+            result = _run(own, call, critic, output, x)
+    finally:
+        _this_thread.call = outer
+    if not isinstance(result, Binding):
+        if not call.ran:
             raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
         raise TypeError(
             f"the critic must return one tensor, got {type(result).__name__}: pass output=, a function that "
             f"picks the score (for example output=lambda result: result[0])"
         )
     own.refused = None
-    return binding
+    return result
 
 
 def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
     """The graph that :func:`bind` would take; nothing of it runs."""
     try:
-        bind(critic, output, x, lambda captured: False)
-    except Seen as seen:
-        return seen.captured
+        bind(critic, output, x, stop)
+    except Stopped as stopped:
+        return stopped.captured
     raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
 
 
-@contextlib.contextmanager
-def shown(look: Callable[[Captured, tuple[Any, ...]], None] | None) -> Iterator[None]:
-    """Show ``look`` each graph that fits a call, and its inputs, before anything of it runs."""
-    before, _slot.look = getattr(_slot, "look", None), look
-    try:
-        yield
-    finally:
-        _slot.look = before
+def stop(captured: Captured, inputs: tuple[Any, ...]) -> None:
+    """End the call here.
+
+    Raises:
+        Stopped: always.
+    """
+    raise Stopped(captured)
 
 
 @contextlib.contextmanager
@@ -282,24 +300,22 @@ def _unobserved() -> Iterator[None]:
             registry.update(items)
 
 
-def _run(own: _Entry, critic: Any, output: Any, x: Tensor) -> Any:
-    kind = own.at(x)
+def _run(own: _Entry, call: _Call, critic: Any, output: Any, x: Tensor) -> Any:
+    kind = call.kind
     try:
         try:
-            return kind.cached(critic, output, x, SCORE)
+            return kind.cached(critic, output, x)
         except _Miss:
             pass
         standing = own.refusals.standing(critic, output, x)
         if standing is None:
             with _compile_lock:
                 try:
-                    return kind.cached(
-                        critic, output, x, SCORE
-                    )  # another thread may have compiled it meanwhile
+                    return kind.cached(critic, output, x)  # another thread may have compiled it meanwhile
                 except _Miss:
                     own.room()
                     return _compile(own, kind, critic, output, x)
-    except (Seen, CaptureError):
+    except (Stopped, CaptureError):
         raise
     except Exception as error:
         raise_out_of_memory(error)
@@ -332,18 +348,15 @@ def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) 
     if lookups.RELEASE < (2, 13):  # which does not notice requires_grad_() otherwise
         needed["skip_tensor_guards_with_matching_dict_tags"] = False
     patch = torch_internals.dynamo_options(needed, wanted)
-    _slot.kind = kind
     try:
         with patch, warnings.catch_warnings(), torch_internals.quiet():
             warnings.simplefilter("ignore")
-            result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, SCORE, draws))
-    except Seen:
+            result = kind.front.compile(lambda draws: kind.compiled(critic, output, x, draws))
+    except Stopped:
         own.refusals.end(critic, output, x)
         raise
     except _Miss:
         raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)") from None
-    finally:
-        _slot.kind = None
     own.refusals.end(critic, output, x)
     return result
 
@@ -384,39 +397,37 @@ def _path(source: str) -> tuple[str, ...]:
 
 
 def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-    """What Dynamo calls once a graph: trace it, split it, return the function that notes its use."""
+    """What Dynamo calls once a graph: trace it, split it, return the function that makes a call's binding."""
     captured = split(*trace(gm, example_inputs))
     if missed():
         raise CaptureError("the critic draws random numbers in Python in a way that the engine does not know")
     captured.python_effects = _python_effects(captured.input_names)
-    _slot.kind.made.append(weakref.ref(captured))
-    front = _slot.kind.front
+    kind = _this_thread.call.kind
+    kind.made.append(weakref.ref(captured))
+    front = kind.front
     captured.draws = bool(front.tape.values)
     if captured.draws:
         captured.host = "its Python draws random numbers at each call, which a replay would repeat"
     elif front.depends_on_numbers:
         captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
-    if captured.changes_state() or front.may_try_again():
-        # What cannot be derived must be known now: later the prologue would have updated buffers already, and
-        # there is no second attempt.
+    if front.may_try_again():  # what cannot be derived must be known now: later there is no second attempt
         derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     front.tape.finish()
 
-    def note(*inputs: Any) -> tuple[Any, ...]:
+    def bound(*inputs: Any) -> tuple[Any, ...]:
+        call = _this_thread.call
+        call.ran = True
         if captured.refused is not None:
             raise refusal(*captured.refused)
         if captured.host is not None and checks.capturing(inputs[captured.x_index].device):
             raise NotNow(captured.host)
-        if _slot.wanted is not None and not _slot.wanted(captured):
-            raise Seen(captured, inputs)
-        look = getattr(_slot, "look", None)
-        if look is not None:
-            look(captured, inputs)
+        if call.before is not None:
+            call.before(captured, inputs)
         with checks.as_traced(inputs[captured.x_index].device):
             computed = prologue.forward(*inputs) if prologue is not None else ()
         banks = {"input": inputs, "prologue": computed}
-        _slot.binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))
-        return tuple([SCORE if bank == "score" else banks[bank][i] for bank, i in extras])
+        binding = Binding(captured, tuple([banks[bank][i] for bank, i in sources]))
+        return tuple([binding if bank == "score" else banks[bank][i] for bank, i in extras])
 
-    return note
+    return bound

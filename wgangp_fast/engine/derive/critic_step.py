@@ -16,8 +16,8 @@ from torch import Tensor, fx
 
 from ...rules.bilinear import Bilinear
 from ...rules.registry import Rule
-from ..capture.batch_match import BatchMatch
 from ..ir import REST, WHOLE, Sweeps, args_of, is_float, value_of
+from .batch_match import BatchMatch
 from .four_sweeps import Derivation
 from .graph_builder import TracedSite
 

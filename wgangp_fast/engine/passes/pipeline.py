@@ -13,9 +13,7 @@ from .in_place import overwrite, overwrites
 from .recompute import recompute, rematerialize
 
 
-def run_passes(
-    sweeps: Sweeps, inputs: Sequence[Any] | None = None, repeat: bool = False
-) -> None:
+def run_passes(sweeps: Sweeps, inputs: Sequence[Any] | None = None, repeat: bool = False) -> None:
     """Rewrite both graphs in place.
 
     Args:
@@ -31,7 +29,6 @@ def run_passes(
     for module in (sweeps.forward, sweeps.backward):
         if module is not None:
             overwrite(module.graph)
-            module.recompile()
 
 
 def reduce_peak_memory(sweeps: Sweeps, inputs: Sequence[Any], repeat: bool) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor, fx
 
+from ...errors import NotBatchable
 from ..ir import POINTS, REST, WHOLE, value_of
-from .batches import Apart
 
 
 class BatchMatch:
@@ -25,7 +25,7 @@ class BatchMatch:
         origin: from a node at 3N rows back to that of ``one``.
 
     Raises:
-        Apart: the graphs differ in more than the size of the batch.
+        NotBatchable: the graphs differ in more than the size of the batch.
     """
 
     def __init__(self, one: fx.Graph, two: fx.Graph, three: fx.Graph) -> None:
@@ -34,7 +34,7 @@ class BatchMatch:
             [(n.op, None if n.op == "placeholder" else n.target) for n in g.nodes] for g in (one, two, three)
         ]
         if kinds[0] != kinds[1] or kinds[0] != kinds[2]:
-            raise Apart("the critic computes something else for a larger batch")
+            raise NotBatchable("the critic computes something else for a larger batch")
         self.at_rows = {
             rows: dict(zip(one.nodes, g.nodes)) for rows, g in zip((POINTS, REST, WHOLE), (one, two, three))
         }
@@ -61,5 +61,5 @@ def batch_dim(a: Any, b: Any) -> int | None:
         return None
     differing = [d for d, (p, q) in enumerate(zip(a.shape, b.shape)) if p != q]
     if a.dim() != b.dim() or len(differing) > 1 or any(3 * a.shape[d] != b.shape[d] for d in differing):
-        raise Apart(f"a value is {list(a.shape)} for one batch, and {list(b.shape)} for three")
+        raise NotBatchable(f"a value is {list(a.shape)} for one batch, and {list(b.shape)} for three")
     return differing[0] if differing else None
