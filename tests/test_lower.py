@@ -20,7 +20,7 @@ from wgangp_fast import backend, gradient_penalty, penalty
 from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.engine.passes.kernel_patterns import lower
 from wgangp_fast.engine.plan import Plan
-from wgangp_fast.explain import LAUNCHES, count_launches
+from wgangp_fast.explanation import LAUNCHES, count_launches
 from wgangp_fast.ops.registry import KERNELS, Kernels
 
 

@@ -40,7 +40,7 @@ LAYERS = (
     ("penalty",),
     ("loss", "compat"),
     ("cuda_graphs",),
-    ("explain",),
+    ("explanation",),
     ("autotune",),
     # applications of the core
     ("training.models", "training.data"),
@@ -215,7 +215,8 @@ def no_process(*args, **keywords):
 
 subprocess.Popen.__init__ = no_process
 import wgangp_fast
-assert wgangp_fast.gradient_penalty
+assert 'wgangp_fast.penalty' not in sys.modules, 'names are imported when they are used'
+assert wgangp_fast.gradient_penalty and wgangp_fast.explain
 assert not torch.cuda.is_initialized(), "importing wgangp_fast initialised CUDA"
 new = set(sys.modules) - before
 stdlib = sys.stdlib_module_names

@@ -14,6 +14,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -228,6 +229,9 @@ def _line_of_traceback(error: BaseException) -> str:
     return innermost((f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__))
 
 
+_PACKAGE = str(Path(__file__).resolve().parents[2])
+
+
 @functools.cache
 def _is_users(file: str) -> bool:
     """Whether a file is the user's (or of a library that is neither torch, Python's own nor this one)."""
@@ -239,7 +243,7 @@ def _is_users(file: str) -> bool:
     else:
         paths = sysconfig.get_paths()
         roots = [torch.__path__[0], paths["stdlib"], paths["platstdlib"]]
-    roots.append(os.path.dirname(os.path.dirname(__file__)))
+    roots.append(_PACKAGE)
     return not any(file.startswith(os.path.abspath(root) + os.sep) for root in roots)
 
 
@@ -252,17 +256,27 @@ KINDS = 32  # kinds of one critic that may be refused in a row; after that only 
 class _Refused:
     """One kind of call that could not be captured; tried again at the next call, then after 8 and 64."""
 
-    def __init__(self, error: CaptureError, held: list[Any]) -> None:
+    def __init__(self, error: CaptureError) -> None:
         self.what, self.remedy = str(error), error.remedy  # no traceback: its frames hold the critic
-        self.held, self.failures, self.waited = held, 1, 0
+        self.failures, self.waited = 1, 0
 
     def waits(self) -> bool:
         self.waited += 1
         return self.failures >= TRIES or self.waited < 8 ** (self.failures - 1)
 
-    def alive(self) -> bool:
-        """Whether what the kind names by its id is still there, so that no id has come to mean another."""
-        return all(reference() is not None for reference in self.held)
+
+class _Same:
+    """An object as part of a key: equal to itself while it lives, and to nothing afterwards."""
+
+    def __init__(self, value: Any) -> None:
+        self.reference, self._hash = weakref.ref(value), id(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        value = self.reference()
+        return isinstance(other, _Same) and value is not None and value is other.reference()
 
 
 class Refusals:
@@ -279,11 +293,7 @@ class Refusals:
 
     def standing(self, critic: Any, output: Any, x: Tensor) -> CaptureError | None:
         """The refusal of this kind of call, unless a capture is to be tried now."""
-        kind, _ = _kind(critic, output, x)
-        found = self._of.get(kind)
-        if found is not None and not found.alive():
-            del self._of[kind]
-            found = None
+        found = self._of.get(_kind(critic, output, x))
         if found is not None:
             return refusal(found.what, found.remedy) if found.waits() else None
         if self._in_a_row < KINDS:
@@ -293,30 +303,33 @@ class Refusals:
 
     def add(self, critic: Any, output: Any, x: Tensor, error: CaptureError) -> None:
         """This kind of call could not be captured."""
-        kind, held = _kind(critic, output, x)
+        kind = _kind(critic, output, x)
         found = self._of.get(kind)
         if found is not None:
             found.failures, found.waited = found.failures + 1, 0
             found.what, found.remedy = str(error), error.remedy
             return
-        self._of = {k: refused for k, refused in self._of.items() if refused.alive()}
-        self._of[kind] = _Refused(error, held)
+        self._of = {k: refused for k, refused in self._of.items() if _alive(k)}
+        self._of[kind] = _Refused(error)
         self._in_a_row, self._last = self._in_a_row + 1, (str(error), error.remedy)
 
     def end(self, critic: Any, output: Any, x: Tensor) -> None:
         """This kind of call was captured."""
         self._in_a_row = 0
         if self._of:
-            self._of.pop(_kind(critic, output, x)[0], None)
+            self._of.pop(_kind(critic, output, x), None)
 
     def clear(self) -> None:
         """Forget all: the next call tries."""
         self.__init__()  # type: ignore[misc]
 
 
-def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, list[Any]]:
-    """What a refusal is about, and weak references to what it names by id."""
-    held: list[Any] = []
+def _alive(kind: tuple[Any, ...]) -> bool:
+    return all(part.reference() is not None for part in kind if isinstance(part, _Same))
+
+
+def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, ...]:
+    """What a refusal is about."""
     parts: list[Any] = [x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type)]
     for value in (*_reached(critic), *_reached(output)):
         if isinstance(value, Tensor):
@@ -325,11 +338,10 @@ def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, list[Any]]:
         if isinstance(value, torch.nn.Module):
             parts.append(tuple([module.training for module in value.modules()]))
         try:
-            held.append(weakref.ref(value))
-            parts.append(id(value))
+            parts.append(_Same(value))
         except TypeError:  # a number, a string, a list: fresh ones at every call are one kind
             parts.append(type(value))
-    return tuple(parts), held
+    return tuple(parts)
 
 
 def _reached(function: Any, depth: int = 3) -> Iterator[Any]:
