@@ -94,10 +94,7 @@ def main() -> None:
     for row in rows(asked.workload):
         found.append(row)
         whole = row["with all"]
-        print(
-            f"{row['workload']:<22}{row['task']:<12}{whole['peak'] / 2**20:9.2f} MiB {whole['calls']:5d} calls",
-            end="",
-        )
+        print(f"{row['workload']:<22}{row['task']:<12}{whole['peak'] / 2**20:9.2f} MiB", end="")
         for name, other in row["without"].items():
             change = [other[key] / max(whole[key], 1) - 1 for key in ("peak", "calls", "cost")]
             print(f"  {name} {change[0]:+.1%}/{change[1]:+.1%}/{change[2]:+.1%}", end="")

@@ -291,7 +291,7 @@ def test_a_kind_is_layout_mode_and_what_is_reached() -> None:
     critic, (x, _) = Critic(), batch()
 
     def kind(critic: object, x: torch.Tensor) -> object:
-        return refusals._kind(critic, None, x)[0]
+        return refusals._kind(critic, None, x)
 
     def made(inner: nn.Module, y: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
         return lambda x: inner(x) + y
@@ -315,11 +315,14 @@ def test_a_refusal_of_an_object_that_died_is_no_refusal() -> None:
 
     refused, critic, (x, _) = refusals.Refusals(), Bad(), batch()
     refused.add(critic, None, x, refusals.refusal("no", "none"))
-    (record,) = refused._of.values()
-    assert record.alive()
+    (kind,) = refused._of
+    assert refusals._kind(critic, None, x) in refused._of
     del critic
     gc.collect()
-    assert not record.alive()
+    copies = [Bad() for _ in range(100)]  # one may lie where the dead one lay
+    assert not any(refusals._kind(other, None, x) in refused._of for other in copies)
+    refused.add(copies[0], None, x, refusals.refusal("no", "none"))
+    assert kind not in list(refused._of)
 
 
 def test_a_layout_that_arithmetic_changes_is_taken_as_it_becomes() -> None:
