@@ -1,6 +1,6 @@
 """All that the package takes from torch beyond its public interface: one function for each need.
 
-No other file imports or reads a private name of torch (``tests/test_private_names.py`` looks). A name is
+No other file imports or reads a private name of torch (``tests/unit/test_private_names.py`` looks). A name is
 looked up when it is first needed, so that the package imports under every torch. One that a torch lacks, or
 that does something else there, raises :class:`Unavailable`: the call runs on the stock path, with a warning
 that says what is missing. Where a function has another answer to that, its docstring says which.

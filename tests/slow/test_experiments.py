@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_package import PACKAGE
+from paths import PACKAGE
 from torch import Tensor, nn
 
 from wgangp_fast import explain

@@ -33,7 +33,7 @@ def interpreted(arguments: list[str], timeout: int = 900) -> str:
 def test_interpreter(family: str) -> None:
     """Every case of test_ops.py, in float32; the other dtypes in :func:`test_interpreter_dtypes`."""
     wanted = f"test_backend_equals_reference and float32 and {family}"
-    said = interpreted(["-m", "pytest", "-q", "-x", "tests/test_ops.py", "-k", wanted])
+    said = interpreted(["-m", "pytest", "-q", "-x", "tests/unit/test_ops.py", "-k", wanted])
     assert "passed" in said
 
 
@@ -42,7 +42,7 @@ import sys
 import torch
 sys.path.insert(0, "tests")
 from op_cases import CASES
-from test_ops import error, outcome, widened
+from op_checks import error, outcome, widened
 from wgangp_fast import ops
 from wgangp_fast.ops.registry import KERNELS
 

@@ -112,7 +112,7 @@ def layering_faults(texts: dict[str, str], packages: set[str]) -> list[str]:
     for name, text in texts.items():
         unit = unit_of(name)
         if unit not in LAYER_OF:
-            faults.append(f"{name}: not in the table LAYERS of tests/test_package.py")
+            faults.append(f"{name}: not in the table LAYERS of tests/unit/test_package.py")
             continue
         targets = set(imported_modules(name, text, name in packages, set(texts)))
         # A folder's __init__ re-exports its files' names; the order that counts is the files'.

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from op_cases import ACTIVATIONS, CASES, Case, permuted
+from op_checks import error, outcome, widened
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -41,20 +42,6 @@ def _poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-def outcome(function: Any, case: Case, dtype: torch.dtype, device: str) -> list[Tensor]:
-    """The results; for an operation in place, what it wrote."""
-    arguments = case.arguments(dtype, device)
-    before = [a.clone() if isinstance(a, Tensor) else a for a in arguments]
-    result = function(*arguments)
-    mutates = KERNELS[case.name].mutates
-    for old, new in list(zip(before, arguments, strict=True))[1 if mutates else 0 :]:
-        assert not isinstance(old, Tensor) or torch.equal(old, new), "an argument was overwritten"
-    if mutates:
-        assert result is None or result == ()
-        return [arguments[0]]
-    return [result] if isinstance(result, Tensor) else list(result)
-
-
 def terms(case: Case, dtype: torch.dtype) -> float:
     """Size of what a norm's derivative takes differences of: in a row of one element nothing is left."""
     places = {"norm_act_vjp": (0, 3), "norm_act_jvp": (0, 3), "norm_act_adjoint": (1, 5)}.get(case.name)
@@ -67,10 +54,6 @@ def terms(case: Case, dtype: torch.dtype) -> float:
 def steps_of(tensor: Tensor) -> list[int]:
     """The strides that mean something."""
     return [step for step, size in zip(tensor.stride(), tensor.shape, strict=True) if size > 1]
-
-
-def error(found: Tensor, truth: Tensor) -> float:
-    return (found.double().cpu() - truth).abs().max().item() if truth.numel() else 0.0
 
 
 @pytest.mark.parametrize("which", backends(), ids="-".join)
@@ -106,20 +89,6 @@ def test_backend_equals_reference(name: str, dtype: torch.dtype, which: tuple[st
         except Exception as fault:  # all faulty cases in one message
             faults.append(f"{case.label}: {type(fault).__name__}: {str(fault).splitlines()[0]}")
     assert not faults, f"{len(faults)} cases:\n" + "\n".join(faults[:20])
-
-
-def widened(reference: Any, case: Case, dtype: torch.dtype) -> list[Tensor]:
-    """The reference in float64 on the inputs as the narrow dtype has them."""
-    arguments = case.arguments(dtype, "cpu")
-    if case.name == "interpolate" and arguments[2] is None:  # the draw belongs to the dtype
-        n = len(arguments[0])
-        alpha = uniform(arguments[3], arguments[4], n, dtype, torch.device("cpu"))
-        arguments = (*arguments[:2], alpha, *arguments[3:])
-    wide = [a.double() if isinstance(a, Tensor) else a for a in arguments]
-    result = reference(*wide)
-    if KERNELS[case.name].mutates:
-        return [wide[0]]
-    return [result] if isinstance(result, Tensor) else list(result)
 
 
 @pytest.mark.parametrize("which", [w for w in backends() if w[0] in ("cpu", "cuda")], ids="-".join)

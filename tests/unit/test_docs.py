@@ -53,7 +53,7 @@ def test_examples_run(page: str) -> None:
     scope = _scope()
     critic = scope["critic"]  # an example may define a simpler one
     for code in BLOCK.findall((ROOT / page).read_text(encoding="utf-8")):
-        if "DistributedDataParallel(" in code:  # needs processes: tests/test_distributed.py has it
+        if "DistributedDataParallel(" in code:  # needs processes: tests/slow/test_distributed.py has it
             continue
         exec(compile(code, page, "exec"), scope)
         scope["critic"] = critic
