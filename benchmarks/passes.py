@@ -33,7 +33,6 @@ from wgangp_fast.ops.registry import Kernels
 PASSES = {
     "fold_ones": (pipeline, "fold_ones"),
     "recompute": (pipeline, "recompute"),
-    "rematerialize_cheap": (pipeline, "rematerialize"),
     "drop_shape_only_inputs": (rematerialize, "drop_shape_only_inputs"),
     "reorder_for_peak_memory": (rematerialize, "reorder_for_peak_memory"),
     "rematerialize": (rematerialize, "rematerialize"),

@@ -140,7 +140,7 @@ def written(rows: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `make versions`. Each row is an environment with that torch, in which the package is",
         "installed; its native library is `built` there from source, or comes in a `wheel` (`make wheel`)",
-        "that was built with another torch. *tests*: `all` are the files tests/*/test_NAME.py of these names:",
+        "that was built with another torch. *tests*: `all` are the files tests/*/test_NAME.py named:",
         ", ".join(TESTS) + ".",
         "",
         "| torch | Python | triton | numpy | library | tests | passed | failed | skipped | date, commit |",
