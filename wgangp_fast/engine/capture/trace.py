@@ -1,4 +1,4 @@
-"""From Dynamo's graph to functional ATen operators: no mutation, library choices with a double backward."""
+"""From Dynamo's graph to functional ATen operators: no mutation, operators with a second derivative."""
 
 from __future__ import annotations
 
@@ -22,21 +22,32 @@ aten = torch.ops.aten
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
-    """Library choices that have a double backward, and no cache that could keep a fake tensor."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
+    """Gradients on, and no cache that could keep a fake tensor."""
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with (
-            torch_internals.without_library_operators(),
-            sdpa_kernel(SDPBackend.MATH),
-            torch.enable_grad(),
-            patched(_ordinary_checks()),
-        ):
+        with torch.enable_grad(), patched(_ordinary_checks()):
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
+
+
+@contextlib.contextmanager
+def _with_double_backward() -> Iterator[None]:
+    """Where torch chooses between libraries, those operators that have a second derivative. The switches are
+    the whole process's: other threads are slower meanwhile."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with torch_internals.without_library_operators(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+#: beginnings of the names of operators that are one library's way to do what others do as well
+_LIBRARIES = ("cudnn_", "_cudnn_", "miopen_", "mkldnn_", "_scaled_dot_product_", "_fused_sdp", "_miopen_")
+
+
+def _is_of_a_library(node: fx.Node) -> bool:
+    return isinstance(node.target, OPERATOR) and node.target.name().split("::")[1].startswith(_LIBRARIES)
 
 
 def _ordinary_checks() -> list[Patch]:
@@ -109,6 +120,9 @@ def trace(
 
     with _tracing(), mode, torch_internals.each_traced_node(lines.note):
         traced = torch_internals.trace_to_aten(values, *fakes)
+        if any(_is_of_a_library(node) for node in traced.graph.nodes):  # batch norm on a GPU, LSTM, attention
+            with _with_double_backward():
+                traced = torch_internals.trace_to_aten(values, *fakes)
     given = gm.graph.find_nodes(op="placeholder")
     for node in checkpoints:
         if any(given[i] in node.all_input_nodes for i, _ in mutated):

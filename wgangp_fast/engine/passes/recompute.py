@@ -1,7 +1,8 @@
 """Cheap values whose inputs are saved anyway are made again in the backward graph, rather than saved.
 
-Of the benchmark's plans (``benchmarks/results/passes.json``) 7 of 32, penalties of critics with norms or smooth
-activations, hold 0.9 to 7.6 % less at their peak for it, and cost 0.3 to 1.8 % more; the others do not change.
+Of the benchmark's plans (``benchmarks/results/passes.json``) 7 of 32, penalties of critics with norms or
+smooth activations, hold 0.9 to 7.6 % less at their peak for it, and cost 0.3 to 1.8 % more; the others do not
+change.
 """
 
 from __future__ import annotations
