@@ -280,8 +280,8 @@ class _Comparison:
             if not difference <= SPREADS * spread[i] + self.tolerance * size + self._cancelled(i):
                 size = max(size, 1e-30)
                 raise VerificationError(
-                    f"{self._name(i)} differs by {difference / size:.1e}, where points moved by rounding "
-                    f"change the stock code's by {spread[i] / size:.1e}"
+                    f"{self._name(i)} differs by {difference / size:.1e}, where rounding of points and parameters "
+                    f"changes the stock code's by {spread[i] / size:.1e}"
                 )
         return f"equal to the stock code's within what rounding of the points changes ({worst:.0e})"
 
@@ -350,23 +350,43 @@ class _Comparison:
         return ROUNDINGS * self.epsilon * self._terms() / max(_norm(targets[i - 1]), 1e-30)
 
     def _spread(self, stock: list[Tensor | None]) -> list[float]:
-        """How far the stock code's own numbers move when its points move by a few roundings: a unit at the
-        kink of a (leaky) ReLU falls to the other side."""
+        """How far the stock code's own numbers move when its points and parameters move by a few roundings: a
+        unit at the kink of a (leaky) ReLU falls to the other side."""
         spread = [0.0] * len(stock)
         own = torch.Generator().manual_seed(0)
         for _ in range(TRIES):
             self.before.restore()
             moved = [self._moved(p, own) if i < 2 else p for i, p in enumerate(self.points)]
-            numbers = self._gradients(self._of_stock(moved), moved)
+            with self._parameters_moved(own):
+                numbers = self._gradients(self._of_stock(moved), moved)
             spread = [max(s, _norm(a, b)) for s, a, b in zip(spread, numbers, stock)]
         return spread
 
     def _moved(self, point: Any, generator: torch.Generator) -> Any:
         if not isinstance(point, Tensor):
             return point
-        noise = torch.randn(point.shape, generator=generator).to(point.device, point.dtype)
-        moved = point.detach() * (1 + 4 * self.epsilon * noise)
-        return moved.requires_grad_(point.requires_grad)
+        return (point.detach() * self._factors(point, generator)).requires_grad_(point.requires_grad)
+
+    @contextlib.contextmanager
+    def _parameters_moved(self, generator: torch.Generator) -> Iterator[None]:
+        """Inside, the parameters are moved too: points that fall on one entry of a codebook move nothing."""
+        own = [t for t in self.targets if t.is_leaf and type(t) in (Tensor, nn.Parameter)]
+        kept = [t.detach().clone() for t in own]
+        with torch_internals.versions_kept(tuple(own)):
+            try:
+                with torch.no_grad():
+                    for tensor in own:
+                        tensor.mul_(self._factors(tensor, generator))
+                yield
+            finally:
+                with torch.no_grad():
+                    for tensor, before in zip(own, kept):
+                        tensor.copy_(before)
+
+    def _factors(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        """One, but for a few roundings."""
+        noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
+        return 1 + 4 * self.epsilon * noise
 
     def _name(self, i: int) -> str:
         return self.names[i][0] if i == 0 else f"the gradient of {self.names[i][0]}"
