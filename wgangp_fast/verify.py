@@ -280,8 +280,8 @@ class _Comparison:
             if not difference <= SPREADS * spread[i] + self.tolerance * size + self._cancelled(i):
                 size = max(size, 1e-30)
                 raise VerificationError(
-                    f"{self._name(i)} differs by {difference / size:.1e}, where rounding of points and parameters "
-                    f"changes the stock code's by {spread[i] / size:.1e}"
+                    f"{self._name(i)} differs by {difference / size:.1e}, where points and weights moved by "
+                    f"rounding change the stock code's by {spread[i] / size:.1e}"
                 )
         return f"equal to the stock code's within what rounding of the points changes ({worst:.0e})"
 
