@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import gc
 import os
 import shutil
 from collections.abc import Callable
@@ -18,6 +17,7 @@ import wgangp_fast
 from wgangp_fast import BackendError, checks
 from wgangp_fast.cuda_graphs import capture as cudagraph
 from wgangp_fast.engine import executors as engine
+from wgangp_fast.engine.capture import dynamo
 from wgangp_fast.engine.executors import Report
 from wgangp_fast.engine.plan import Plan
 
@@ -53,8 +53,11 @@ def build(name: str) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
     return critic, real, fake, torch.rand(BATCH, dtype=torch.float64)
 
 
-def plans(executor: str) -> list[Plan]:
-    return [p for p in gc.get_objects() if type(p) is Plan and p.options.executor == executor]
+def plans(critic: nn.Module, executor: str) -> list[Plan]:
+    """The plans of a critic that run so."""
+    made = [reference() for kind in dynamo.entry(critic).kinds.values() for reference in kind.made]
+    found = [plan for captured in made if captured is not None for plan in captured.plans.values()]
+    return [plan for plan in found if plan.options.executor == executor]
 
 
 def found(critic: nn.Module, call: Callable[[], Tensor]) -> list[Tensor]:
@@ -84,10 +87,8 @@ def test_inductor_has_the_numbers_of_stock(name: str, whole: bool) -> None:
             return wgangp_fast.critic_loss(critic, real, fake, alpha=alpha, **options).loss
         return wgangp_fast.gradient_penalty(critic, real, fake, alpha=alpha, **options)
 
-    gc.collect()
-    before = {id(plan) for plan in plans("inductor")}
     results = [found(critic, lambda: call(executor="inductor")) for _ in range(2)]
-    (plan,) = [plan for plan in plans("inductor") if id(plan) not in before]
+    (plan,) = plans(critic, "inductor")
     assert str(plan.executor) == "inductor"
     assert plan.executor.runs == "inductor"
     expected = found(critic, call) if "dropout" in name else found(critic, lambda: call(impl="ref"))
@@ -212,7 +213,7 @@ def test_a_graph_is_not_replayed_over_results_in_use() -> None:
 
     for _ in range(4):
         assert_close(found(critic, lambda: total("graph")), found(critic, lambda: total("eager")))
-    (plan,) = [p for p in plans("graph") if "in use" in p.executor.reason]
+    (plan,) = [p for p in plans(critic, "graph") if "in use" in p.executor.reason]
     assert (
         str(plan.executor) == "eager (graph was asked for: the results of the call before are still in use)"
     )
@@ -257,7 +258,7 @@ def test_leaves_that_move_are_captured_again_and_then_run_as_python() -> None:
         weight.data = weight.data.clone() * 1.1
         for _ in range(3):
             assert_close(found(critic, lambda: penalty("graph")), found(critic, lambda: penalty("eager")))
-    assert any("parameters move from call to call" in p.executor.reason for p in plans("graph"))
+    assert any("parameters move from call to call" in p.executor.reason for p in plans(critic, "graph"))
 
 
 @pytest.mark.usefixtures("emulated")
