@@ -41,7 +41,7 @@ NEEDED = ("pytest", "hypothesis", "expecttest", "ninja", "wheel", "triton; sys_p
 DESCRIBE = """
 import json, platform, warnings
 import torch
-from wgangp_fast import native
+from wgangp_fast.native import load as native
 warnings.simplefilter("ignore")
 try:
     import triton

@@ -17,8 +17,9 @@ import pytest
 import torch
 from paths import ROOT
 
-from wgangp_fast import doctor, native
+from wgangp_fast import doctor
 from wgangp_fast.native import cache, recipe, toolchain
+from wgangp_fast.native import load as native
 from wgangp_fast.ops.registry import KERNELS
 
 CSRC = ROOT / "csrc"
@@ -61,7 +62,7 @@ def elsewhere(csrc: Path) -> str:
     """Lines that make the loader see no prebuilt library and other sources, compiled without optimisation."""
     return f"""
 import pathlib, torch
-from wgangp_fast import native
+from wgangp_fast.native import load as native
 native.PREBUILT = pathlib.Path("/nonexistent/_C.abi3.so")
 native.csrc = lambda: pathlib.Path({str(csrc)!r})
 recipe = native.local_recipe
@@ -355,7 +356,8 @@ def test_wheel_in_a_clean_environment(tmp_path: Path) -> None:
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     program = (  # the checkout, which is the working folder or an editable installation, must not be found
-        f"import sys\nsys.path.insert(0, {str(site)!r})\nimport torch\nfrom wgangp_fast import native\n"
+        f"import sys\nsys.path.insert(0, {str(site)!r})\nimport torch\n"
+        "from wgangp_fast.native import load as native\n"
         "assert native.library()\ns = native.status()\nprint(s.how, s.path, native.csrc())"
     )
     out, _ = output_of(program, {"PYTHONPATH": str(site), "CXX": "no-such-compiler"})

@@ -15,8 +15,9 @@ import pytest
 import torch
 from paths import ROOT
 
-from wgangp_fast import backend, doctor, native
+from wgangp_fast import backend, doctor
 from wgangp_fast.errors import BackendError
+from wgangp_fast.native import load as native
 from wgangp_fast.native import recipe, toolchain
 
 KNOWN = "compute_75 compute_80 compute_86 compute_90 compute_100 compute_103 compute_120 compute_121"

@@ -46,6 +46,7 @@ LAYERS = (
     ("training.models", "training.data"),
     ("training.metrics",),
     ("training",),
+    ("train", "models", "data"),  # short names
     ("bench",),
     ("experiments", "doctor"),
     ("cli",),
