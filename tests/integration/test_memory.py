@@ -6,6 +6,7 @@ import copy
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,8 +97,9 @@ def test_a_view_keeps_all_of_its_base_alive() -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_the_simulated_peak_is_the_measured_one(recompute: bool) -> None:
     """In a process of its own, where nothing else allocates."""
-    code = f"import test_memory; test_memory.compare_peaks({recompute})"
-    subprocess.run([sys.executable, "-c", code], cwd=TESTS, check=True)
+    folders = [str(TESTS), str(Path(__file__).parent)]
+    code = f"import sys; sys.path[:0] = {folders}; import test_memory; test_memory.compare_peaks({recompute})"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def compare_peaks(recompute: bool) -> None:
@@ -269,7 +271,7 @@ def test_an_operator_without_fake_values_keeps_its_plan(monkeypatch: pytest.Monk
     def refuse(*args: Any) -> None:
         raise memory.Unknown("a test")
 
-    monkeypatch.setattr(memory, "Program", refuse)
+    monkeypatch.setattr(memory, "JointGraph", refuse)
     found = wgangp_fast.gradient_penalty(copy.deepcopy(critic), torch.ones(shape), torch.zeros(shape))
     assert found.shape == expected.shape
     assert run_passes.memory.JointGraph is refuse

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import wgangp_fast
-from wgangp_fast import penalty
+from wgangp_fast import run
 from wgangp_fast.engine import lookups, torch_internals
 from wgangp_fast.engine.capture import dynamo as capture
 from wgangp_fast.engine.capture import frontend
@@ -96,7 +97,7 @@ def forget_lookups() -> None:
     )  # fmt: skip
     for function in kept:
         function.cache_clear()
-    penalty._said_of_torch.clear()
+    run._said_of_torch.clear()
 
 
 def literal_paths() -> set[str]:
@@ -270,17 +271,19 @@ def resolve(path):
 
 pkgutil.resolve_name = resolve
 import wgangp_fast
+for name in wgangp_fast.__all__:
+    getattr(wgangp_fast, name)
 for unit in ("engine", "rules", "ops"):
     folder = importlib.import_module("wgangp_fast." + unit)
-    for found in pkgutil.iter_modules(folder.__path__):
-        importlib.import_module(folder.__name__ + "." + found.name)
+    for found in pkgutil.walk_packages(folder.__path__, folder.__name__ + "."):
+        importlib.import_module(found.name)
 """
 
 EVERYTHING_MISSING = (
     f"MISSING = True{IMPORTS}"
     + """
 import warnings
-sys.path.insert(0, sys.argv[1])
+sys.path[:0] = sys.argv[1:]
 from test_missing_names import Critic, fresh, numbers
 with warnings.catch_warnings(record=True) as got:
     warnings.simplefilter("always")
@@ -293,10 +296,10 @@ print(*[warning.message for warning in got if "torch" in str(warning.message)], 
 
 
 def run_alone(program: str) -> list[str]:
-    arguments = [sys.executable, "-c", program, str(TESTS)]
-    run = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    return run.stdout.splitlines()
+    arguments = [sys.executable, "-c", program, str(TESTS), str(Path(__file__).parent)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_importing_looks_up_what_decorates_alone() -> None:

@@ -88,7 +88,7 @@ def test_a_lost_gradient(monkeypatch: pytest.MonkeyPatch, call: Callable[..., Te
 
     def forgetful(self: Any) -> None:
         analyse(self)
-        self.needed -= {n for n in self.calls if n not in self.moves}
+        self.requires_grad -= {n for n in self.calls if n not in self.depends_on_x}
 
     monkeypatch.setattr(derive.Derivation, "_analyse", forgetful)
     said = found_by(critic_of(STILL["mask"]), call, stock_penalty if call is penalty else stock_loss)

@@ -92,13 +92,13 @@ def wrong(method: str, rule: Rule):
 
 
 FAMILIES = {
-    "bilinear": (aten.convolution.default, "curvature"),
-    "elementwise": (aten.tanh.default, "curvature"),
-    "elementwise, by f''": (aten.silu.default, "curvature"),
-    "elementwise, two arguments": (aten.div.Tensor, "curvature"),
-    "norm": (aten.native_group_norm.default, "curvature"),
-    "statistics": (aten.std.correction, "curvature"),
-    "attention": (aten._softmax.default, "curvature"),
+    "bilinear": (aten.convolution.default, "second_order"),
+    "elementwise": (aten.tanh.default, "second_order"),
+    "elementwise, by f''": (aten.silu.default, "second_order"),
+    "elementwise, two arguments": (aten.div.Tensor, "second_order"),
+    "norm": (aten.native_group_norm.default, "second_order"),
+    "statistics": (aten.std.correction, "second_order"),
+    "attention": (aten._softmax.default, "second_order"),
     "linear map": (aten.avg_pool2d.default, "vjp"),
     "join": (aten.cat.default, "jvp"),
     "bilinear, merged": (aten.linear.default, "adjoint"),
@@ -126,7 +126,7 @@ def test_a_wrong_generic_rule_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("op", [aten.tanh.default, aten.mm.default], ids=str)
 def test_a_missing_curvature_does_not_pass(op, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = operators()[op]
-    monkeypatch.setattr(rule, "curved", lambda site, moving: frozenset())
+    monkeypatch.setattr(rule, "second_order_slots", lambda site, moving: frozenset())
     with pytest.raises(AssertionError, match="autograd finds curvature in"):
         check_case(SETTINGS[op][0], rule)
 
