@@ -114,7 +114,8 @@ def test_continued_after_an_exception(
 SLOWLY = """
 import sys, time
 sys.path.insert(0, {root!r})
-from wgangp_fast.training.data import partial, prepare_cli
+from wgangp_fast.training.data import prepare_cli
+from wgangp_fast.training.data import resumable_writer as partial
 partial.SAVING_INTERVAL, partial.SAVING_SHARE = 0.0, 1e9  # after every block
 append = partial.Partial.append
 def slow(self, *arguments):

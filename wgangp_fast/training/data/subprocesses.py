@@ -21,7 +21,7 @@ _HERE = Path(__file__).resolve().parent
 _WITHOUT_TORCH = """
 import sys, types
 sys.path[:] = {path!r}
-for name, folder in (("wgangp_fast", {package!r}), ("wgangp_fast.training.data", {data!r})):
+for name, folder in {folders!r}.items():
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [folder]
 """
@@ -29,10 +29,10 @@ for name, folder in (("wgangp_fast", {package!r}), ("wgangp_fast.training.data",
 
 def command(code: str) -> list[str]:
     """A command that runs ``code``, which can import what this process can."""
+    names = ("wgangp_fast.training.data", "wgangp_fast.training", "wgangp_fast")
     before = _WITHOUT_TORCH.format(
         path=[entry for entry in sys.path if isinstance(entry, str)],
-        package=str(_HERE.parent),
-        data=str(_HERE),
+        folders={name: str(folder) for name, folder in zip(names, (_HERE, *_HERE.parents))},
     )
     return [sys.executable, "-c", before + code]
 
