@@ -1,6 +1,8 @@
 """Other interpreters of this one: they import nothing of the program that called, nor torch.
 
-``multiprocessing`` would run the caller's script again in each of them, or copy a process that has threads.
+``multiprocessing``, and so ``concurrent.futures``, would import the caller's script and torch in each of
+them, or copy a process that has threads. Its workers go on when their parent is killed; before Python 3.14 it
+cannot end one that is busy; and it does not say which one was lost, or how.
 """
 
 from __future__ import annotations
