@@ -9,10 +9,12 @@ engine.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
+from . import (
+    interrupts,  # noqa: F401 - before torch, whose import takes seconds
+    lazy,
+)
 
 if TYPE_CHECKING:
     from .autotune import ExecutorChoice, choose_executor
@@ -53,29 +55,18 @@ __all__ = [
 ]
 __version__ = "0.1.0.dev0"
 
-_NAMES_OF = {
-    "autotune": ("ExecutorChoice", "choose_executor"),
-    "cuda_graphs.step": ("GraphedCriticStep", "GraphedStep", "make_graphed_step"),
-    "errors": (
-        *("BackendError", "BatchNormWarning", "GraphError", "ManyCapturesWarning", "StockPathWarning"),
-        "UntestedTorchWarning",
-    ),
-    "explanation": ("Explanation", "explain"),
-    "loss": ("CriticLoss", "CriticLossOutput", "critic_loss"),
-    "penalty": ("gradient_norm", "gradient_penalty", "input_gradient", "r1_penalty"),
-}
-_MODULE_OF = {name: module for module, names in _NAMES_OF.items() for name in names}
-_MODULES = ("compat", "ops", "training")
-
-
-def __getattr__(name: str) -> Any:  # PEP 562
-    if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = globals()[name] = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+__getattr__, __dir__ = lazy.attach(
+    __name__,
+    {
+        "autotune": ("ExecutorChoice", "choose_executor"),
+        "cuda_graphs.step": ("GraphedCriticStep", "GraphedStep", "make_graphed_step"),
+        "errors": (
+            *("BackendError", "BatchNormWarning", "GraphError", "ManyCapturesWarning", "StockPathWarning"),
+            "UntestedTorchWarning",
+        ),
+        "explanation": ("Explanation", "explain"),
+        "loss": ("CriticLoss", "CriticLossOutput", "critic_loss"),
+        "penalty": ("gradient_norm", "gradient_penalty", "input_gradient", "r1_penalty"),
+    },
+    modules=("compat", "ops", "training"),
+)

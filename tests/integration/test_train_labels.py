@@ -17,9 +17,10 @@ from train_settings import CPU, assert_same, final_state, small, ticks, trainer_
 
 from wgangp_fast import checks
 from wgangp_fast.cuda_graphs import capture as cudagraph
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import Config, train
 from wgangp_fast.training import sample_cli as sampling
-from wgangp_fast.training.data import Batches, Stored, UserError
+from wgangp_fast.training.data import Batches, Stored
 from wgangp_fast.training.losses import LOSSES
 from wgangp_fast.training.networks import build_networks
 from wgangp_fast.training.objectives import Objective, generator_loss, scores_of

@@ -14,8 +14,9 @@ import pytest
 import torch
 from train_settings import CPU, assert_same, final_state, small, ticks, trainer_of, whole_run
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import Config, Diverged, checkpoint, data, folder, loop, train
-from wgangp_fast.training.data import Batches, UserError
+from wgangp_fast.training.data import Batches
 from wgangp_fast.training.recorder import status
 from wgangp_fast.training.trainer import Trainer
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from train_settings import small, trainer_of
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import PRESETS, Config, data
 from wgangp_fast.training import cli as train_cli
 from wgangp_fast.training.config import RESUMABLE
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.data.toy import Modes
 from wgangp_fast.training.metrics.digits import digit_quality
 from wgangp_fast.training.metrics.modes import mode_coverage

@@ -7,12 +7,13 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import mnist_wgan, wasserstein_curve
 from wgangp_fast.experiments.cli import open_study
 from wgangp_fast.experiments.images import image_set
 from wgangp_fast.experiments.training import ClipWatch
 from wgangp_fast.training import trainer as trainer_module
-from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.data import Stored
 from wgangp_fast.training.losses import LOSSES, clip_
 from wgangp_fast.training.parallel import Group
 

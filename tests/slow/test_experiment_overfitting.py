@@ -6,9 +6,9 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import images, overfitting
 from wgangp_fast.experiments.cli import open_study
-from wgangp_fast.training.data import UserError
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pytest
 import torch
 from experiment_settings import smoke_run
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import random_architectures as experiment
 from wgangp_fast.experiments.cli import open_study, run
 from wgangp_fast.experiments.comparisons import PAPER, sign_test, success_table, thresholds, wins
 from wgangp_fast.experiments.images import image_set
 from wgangp_fast.experiments.training import trained
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.models import random_architecture
 
 

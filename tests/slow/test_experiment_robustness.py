@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import cli, robustness, speed
 from wgangp_fast.experiments.study import Study
 from wgangp_fast.training import checkpoint, data, models
-from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.training.data import Stored
 from wgangp_fast.training.metrics.quality import to_pixels
 from wgangp_fast.training.models.blocks import NORMS
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from wgangp_fast import explain
 from wgangp_fast.cli import main
+from wgangp_fast.errors import UserError
 from wgangp_fast.experiments import page, training
 from wgangp_fast.experiments.catalog import EXPERIMENTS
 from wgangp_fast.experiments.publish import index, publish
@@ -27,7 +28,6 @@ from wgangp_fast.experiments.speed import kernels
 from wgangp_fast.experiments.study import SCALES, Entry, Study
 from wgangp_fast.experiments.training import trained
 from wgangp_fast.training import Config
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.trainer import Trainer
 
 ENTRY = Entry("none", "A title", "Somebody 1999, figure 1", "a line")

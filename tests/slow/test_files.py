@@ -19,9 +19,9 @@ from paths import ROOT
 from train_settings import small, ticks
 
 from wgangp_fast import cli, files
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import Lock, append_text, read_text, write_text, write_whole
 from wgangp_fast.training import Config, checkpoint, folder, pictures, sample_cli, train
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.metrics import weights
 from wgangp_fast.training.runs import open_run
 

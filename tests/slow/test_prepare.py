@@ -21,7 +21,8 @@ import pytest
 from lsun_fixture import contents, quick
 from paths import ROOT
 
-from wgangp_fast.training.data import UserError, prepare_cli, workers
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import prepare_cli, workers
 from wgangp_fast.training.data import resumable_writer as partial
 from wgangp_fast.training.data.cache import Cache, verify
 

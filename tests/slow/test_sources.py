@@ -17,7 +17,7 @@ import pytest
 import torch
 from lsun_fixture import quick
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 from wgangp_fast.training.data.sources import open_source, read_array
 
 lmdb = pytest.importorskip("lmdb")

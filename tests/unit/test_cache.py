@@ -14,8 +14,9 @@ import pytest
 import torch
 from lsun_fixture import contents, quick
 
-from wgangp_fast.training.data import UserError, is_cache, prepare_cli, verify_cli
-from wgangp_fast.training.data.cache import Cache, Damaged, verify
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import prepare_cli, verify_cli
+from wgangp_fast.training.data.cache import Cache, Damaged, is_cache, verify
 
 pytest.importorskip("lmdb")
 pytest.importorskip("sklearn")
@@ -167,7 +168,6 @@ def test_mistakes_are_one_line(
 def test_the_bar_and_the_lines(
     lsun: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from wgangp_fast.training.data import progress as meter
 
     pytest.importorskip("tqdm")
     monkeypatch.setattr(meter, "INTERVAL", 0.0)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Batches, UserError
+from wgangp_fast.training.data import Batches
 
 
 def draw(name: str, count: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgangp_fast.training.data import UserError, stream
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import stream
 from wgangp_fast.training.metrics import distances
 from wgangp_fast.training.metrics.features import Classifier, RandomConvolutions
 from wgangp_fast.training.metrics.quality import judge, to_pixels

@@ -18,9 +18,9 @@ from test_report import Page, run_folder
 from train_settings import small
 
 from wgangp_fast import cli
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import Config, checkpoint, train
 from wgangp_fast.training.config import read_config
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.data.sources import read_array
 from wgangp_fast.training.metrics import weights
 from wgangp_fast.training.metrics.features import Classifier

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 from wgangp_fast.training.metrics import inception
 from wgangp_fast.training.metrics.inception import FILE, Inception, Trunk
 from wgangp_fast.training.metrics.quality import judge

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Batches, Loader, Stored, UserError, hold_out
+from wgangp_fast.training.data import Batches, Loader, Stored, hold_out
 
 pytest.importorskip("sklearn")
 

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Batches, Fresh, Loader, Stored, UserError, hold_out, stream, to_unit
+from wgangp_fast.training.data import Batches, Fresh, Loader, Stored, hold_out, stream, to_unit
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ import wgangp_fast
 # or the folder named here), nothing else. A new file or folder goes into this table first. A file of a folder
 # may stand in a layer of its own.
 LAYERS = (
-    ("errors",),
+    ("errors", "lazy"),
     ("engine.lookups",),
     ("engine.torch_internals",),
     ("optional_dependencies", "files", "console", "interrupts"),

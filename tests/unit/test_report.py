@@ -15,8 +15,8 @@ import pytest
 import torch
 from report_drawings import DRAWING, decoded, look, pieces
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import report, report_charts
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.pictures import image_grid
 from wgangp_fast.training.report import write_report
 

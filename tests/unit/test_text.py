@@ -6,8 +6,9 @@ import os
 import pytest
 import torch
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import Config, data, models
-from wgangp_fast.training.data import UserError, text
+from wgangp_fast.training.data import text
 from wgangp_fast.training.data.text import EMBEDDED, SHOWN, Lines, load_lines
 from wgangp_fast.training.parallel import Group
 from wgangp_fast.training.trainer import Trainer

@@ -17,7 +17,8 @@ import pytest
 from lsun_fixture import quick
 
 from wgangp_fast import cli
-from wgangp_fast.training.data import UserError, pixels
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import pixels
 from wgangp_fast.training.data.pixels import Converter, Recipe, colour, decode
 
 lmdb = pytest.importorskip("lmdb")

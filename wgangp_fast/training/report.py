@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from wgangp_fast import __version__
 from wgangp_fast.console import drawable
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import write_text
-from wgangp_fast.training.data import UserError, require
+from wgangp_fast.optional_dependencies import require
 from wgangp_fast.training.data.pixels import decode
 
 from .report_charts import COLOURS, SMOOTH, Chart, Curve, chart, duration, finite, number

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from wgangp_fast.training.data import require
+from wgangp_fast.optional_dependencies import require
 
 POINTS = 400  # of a curve, at most about: more than the eye or the screen tells apart
 SMOOTH = 120  # points of the line through a curve's middle, which one that has twice as many gets

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 
 from . import weights
 from .features import Network, Outputs
