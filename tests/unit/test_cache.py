@@ -170,7 +170,7 @@ def test_the_bar_and_the_lines(
 ) -> None:
 
     pytest.importorskip("tqdm")
-    monkeypatch.setattr(meter, "INTERVAL", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     quick(lsun, tmp_path / "a", quiet=False)
     err = capsys.readouterr().err
     assert "prepare: 64 of 300" in err
