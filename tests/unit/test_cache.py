@@ -15,7 +15,7 @@ import torch
 from lsun_fixture import contents, quick
 
 from wgangp_fast.errors import UserError
-from wgangp_fast.training.data import prepare_cli, verify_cli
+from wgangp_fast.training.data import prepare_cli, progress, verify_cli
 from wgangp_fast.training.data.cache import Cache, Damaged, is_cache, verify
 
 pytest.importorskip("lmdb")
