@@ -48,6 +48,7 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}
+"""Every operation by name."""
 
 
 def operation(schema: str) -> Callable[[R], R]:
