@@ -1,4 +1,4 @@
-"""What runs for a critic, and why: one row a node of its graph."""
+"""What runs for a critic, and why: one row for each operator."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def explain(
     subject, apart = "critic loss" if loss else "penalty", ""
     bare, x = wrappers.unwrap(critic), samples(x).detach()
     points = points_like(x).requires_grad_()
-    dynamo.entry(bare).refusals.clear()  # what is asked is whether it can be captured now
+    dynamo.entry(bare).refusals.clear()  # forget old refusals: can it be captured now?
     try:
         with torch.enable_grad():
             if loss:
@@ -175,7 +175,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
             gradient, saved, numbers = found.forward(x.detach(), copies)
             if sweeps.backward is not None:
                 found.backward([_seed(found, gradient)], saved, numbers)
-    ran = str(found.executor)  # what counts below counts operators, which only Python calls one by one
+    ran = str(found.executor)  # noted now: counting operators below makes Python run the plan
     with torch.no_grad(), FlopCounterMode(display=False) as first:
         gradient, saved, numbers = found.forward(x.detach(), copies)
         kept = sum(t.numel() * t.element_size() for t in saved if not any(t is leaf for leaf in copies))
