@@ -82,8 +82,8 @@ class Verification:
             raise VerificationError(f"it raised {type(error).__name__}: {error}"[:300]) from error
 
     def alpha_is_drawn(self) -> None:
-        """Let stock code begin with torch's random state as it is now, after alpha was drawn. (Python's random
-        state stays that of before the call: what the critic draws in Python is drawn before alpha.)"""
+        """Let stock code begin with torch's random state as it is now, after alpha was drawn. (Python's state
+        stays that of before the call: what the critic draws in Python is drawn before alpha.)"""
         if self.before is not None:
             self.before.random = _torch_random()
 
