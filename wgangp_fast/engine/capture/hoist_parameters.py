@@ -39,8 +39,10 @@ class Captured:
         input_names: a name for each of Dynamo's inputs, the same in every capture of one critic.
         python_effects: whether a call changes attributes, lists or other Python objects.
         plans: the plans derived so far, by ``options.plan_key``.
-        joined: its graphs for one, two and three batches (see ``joint``), or why there are none; None: not
-        tried.
+        batch_norm: the name of a batch norm in training mode, of which a warning is given; None: there is
+            none.
+        critic_step: its graphs for one, two and three batches, for a plan of the critic step, or the reason
+            why there are none; None: not tried yet.
         seen: captures of the critic for input that requires no gradient (as real and fake are in stock code),
             and how each differs from this one.
         written: positions of Dynamo's inputs that a call writes into.
