@@ -88,8 +88,7 @@ class Verification:
             self.before.random = _torch_random()
 
     def compare(self, plan: Any, ours: Tensor, stock: Callable[..., Tensor], points: Sequence[Any]) -> None:
-        """Run ``stock`` as it would have run in place of the plan, and write the outcome to
-        ``plan.verified``.
+        """Run ``stock`` as it would have run in place of the plan; ``plan.verified`` gets the outcome.
 
         Args:
             ours: what the plan gave, with its history.

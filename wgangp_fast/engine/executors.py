@@ -62,14 +62,11 @@ def executable(
         sweeps: the code, after the passes.
         kernels: what its calls of the package's operations run on.
         forward: ``(x, *leaves) -> (first, *saved)``, the code as Python.
-        backward: ``(seed, saved) -> (first, *gradients)``, which empties ``saved``; None: no gradient is
-            wanted.
+        backward: ``(seed, saved) -> (first, *gradients)``, which empties ``saved``; or None (no gradient).
     """
     report = Report(executor)
     if executor != "eager":
-        [
-            getattr(tree, name) for name in tree.paths
-        ]  # a missing name raises now, while stock code can still run
+        [getattr(tree, name) for name in tree.paths]  # a missing name raises while stock code can still run
     if executor == "inductor":
         first = _Compiled(sweeps.forward, kernels, forward, report)
         if backward is None or sweeps.backward is None:

@@ -1,5 +1,4 @@
-"""Plans: the sweeps of a captured critic, ready to run; one for each combination of what a call may ask
-for."""
+"""Plans: the sweeps of a captured critic, ready to run; one for each combination of a call's options."""
 
 from __future__ import annotations
 

@@ -30,8 +30,7 @@ def rule_of(site: Site, outputs: frozenset[int] = frozenset()) -> Rule:
     """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one.
 
     Args:
-        outputs: those that the score depends on, if there are several. Most written rules know only the
-            first.
+        outputs: of several outputs, those that the score depends on. Most written rules know only the first.
 
     Raises:
         DeriveError: an operation of this package whose rule does not cover these arguments. Autograd knows

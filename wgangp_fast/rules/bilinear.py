@@ -39,7 +39,7 @@ class Bilinear(Rule):
         raise NotImplementedError
 
     def copies_are_dear(self, site: Site) -> bool:
-        """Whether this runs on a CPU, with activations that are large, and larger than the weights."""
+        """Whether, on a CPU, the activations are too large to be copied, also compared with the weights."""
         copied = site.val(self.a).numel() + site.result.numel()
         on_cpu = site.val(self.a).device.type == "cpu"
         return on_cpu and copied > 1 << 18 and site.val(self.b).numel() < 2 * copied

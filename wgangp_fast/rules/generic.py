@@ -135,8 +135,8 @@ def node_adjoint(
 
 @functools.cache
 def has_derivative(op: Any) -> bool:
-    """Whether the operator is registered with autograd, if only as not differentiable (``argmax``). Without
-    one, torch warns in backward and takes what the kernel happens to give."""
+    """Whether the operator is registered with autograd, if only as not differentiable (``argmax``). If
+    not, torch warns in the backward pass, and uses whatever derivative the kernel happens to have."""
     return torch_internals.has_autograd_kernel(op)
 
 

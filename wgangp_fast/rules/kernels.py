@@ -115,8 +115,7 @@ add_rule(Gate(), KERNELS["gate"].call)
 
 
 class NormAct(Rule):
-    """``y = f(xh * weight + bias)``: one kernel for each order, with the weight gradients among its
-    results."""
+    """``y = f(xh * weight + bias)``: one kernel for each order, which gives weight gradients too."""
 
     def accepts(self, site: Site) -> bool:
         return site.active <= {"x"}

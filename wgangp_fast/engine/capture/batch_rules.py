@@ -2,11 +2,10 @@
 
 In a value that differs from batch to batch, the batches lie one after the other along the dimension
 ``value.dim``. A rule looks at one call. It returns the arguments that differ from those for one batch (sizes,
-tensors that hold all batches) and the batch dimension of the result. Or it returns None, as it must where it
-is
-not sure: then ``torch.vmap`` maps the operator, which always gives the right values (``batches`` refuses the
-one operator whose derivative it gets wrong). So these rules serve speed, and they leave operators as they
-are, for which the engine has rules of differentiation.
+tensors that hold all batches) and the batch dimension of the result. Where it is not sure it must return
+None: then ``torch.vmap`` maps the operator, which always gives the right values (``batches`` refuses the one
+operator whose derivative it gets wrong). These rules are there for speed, and because they keep the operator,
+for which the engine has a rule of differentiation.
 
 Dimensions are counted in the value of ONE batch; ``batches.at(value, dim)`` is its node with the batches
 along ``dim``.

@@ -4,9 +4,9 @@ Dynamo finds the parameters (also through closures), inlines the Python, and gua
 graph depends on. The engine calls it for every penalty: while the guards hold it hands over the current
 parameters, otherwise it compiles again, so nothing goes stale. The backend that we give to Dynamo computes no
 score. It returns a :class:`Binding`: which graph was chosen, and the values of its leaves. The graph is
-traced
-to ATen operators without mutation, and cut in two: the *prologue* (what depends on parameters and not on x:
-spectral norm, weight norm) runs under ordinary autograd, and ``derive`` differentiates the *critic*.
+traced to ATen operators without mutation, and cut in two. The *prologue*, which depends on parameters and not
+on x (spectral norm, weight norm), runs under ordinary autograd; ``derive`` differentiates the rest, the
+*critic*.
 """
 
 from __future__ import annotations
@@ -74,8 +74,7 @@ Before = Callable[[Captured, tuple[Any, ...]], None]
 
 @dataclass
 class _Call:
-    """A running call of :func:`bind`, where code that Dynamo calls finds it: Dynamo passes no arguments of
-    ours.
+    """The running call of :func:`bind`. Dynamo passes no arguments of ours; what it calls looks here.
 
     Attributes:
         kind: the compiled function for this kind of batch.
@@ -114,8 +113,7 @@ def _forget(code: types.CodeType) -> None:
 
 
 class _Compiled:
-    """The compiled function for one kind of batch. A code object of its own gives it guards and limits of its
-    own."""
+    """The compiled function for one kind of batch, with its own code object: Dynamo keeps guards by that."""
 
     def __init__(self, name: str, line: int) -> None:
         # Dynamo remembers by file, line and name which values change: make those unique.
@@ -197,8 +195,7 @@ _count = 0
 
 
 def _key(critic: Any) -> Any:
-    """The owner of compiled code: a module, or a function's code, which lambdas made anew at each call
-    share."""
+    """The owner of compiled code: a module, or a function's code (a lambda made anew has the same)."""
     if isinstance(critic, torch.nn.Module):
         return critic
     code = getattr(critic, "__code__", None) or getattr(getattr(critic, "__func__", None), "__code__", None)
@@ -400,8 +397,7 @@ def _path(source: str) -> tuple[str, ...]:
 
 
 def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
-    """Dynamo calls this once for each graph: trace it, cut it, return the function that makes a call's
-    binding."""
+    """Dynamo calls this with each new graph: trace and cut it, return the function that makes bindings."""
     captured = split(*trace(gm, example_inputs))
     if missed():
         raise CaptureError("the critic draws random numbers in Python in a way that the engine does not know")

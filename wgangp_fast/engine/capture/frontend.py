@@ -78,8 +78,7 @@ class FrontEnd:
         return result
 
     def replay(self, call: Callable[..., Any], arguments: tuple[Any, ...], miss: type[Exception]) -> Any:
-        """``call(*arguments, draws)`` with numbers drawn for each known sequence, until one raises no
-        ``miss``.
+        """``call(*arguments, draws)`` with numbers drawn for each known sequence, until one fits.
 
         The generators are left in the state after that sequence; in their old state if something was raised.
         """

@@ -199,8 +199,7 @@ def _istft(
 
 
 def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-    """``torch.jit.isinstance``, from the types that the front end knows, also those of containers'
-    members."""
+    """``torch.jit.isinstance``, from the types that the front end knows, of containers' members too."""
     if kwargs or len(args) != 2 or not args[1].is_python_constant():
         return None
     kinds = args[1].as_python_constant()

@@ -3,8 +3,7 @@
 Stock code draws them anew at every call, and so does the engine: before the guards of a captured graph are
 checked, its numbers are drawn in the same order and from the same generators, and passed to it as inputs. A
 float is an input of the graph. An integer or a choice is a constant, guarded by its value, because it may be
-a
-size or decide a branch: each value has a graph of its own.
+a size or decide a branch: each value has a graph of its own.
 """
 
 from __future__ import annotations
@@ -84,8 +83,7 @@ class Tape(Draws):
         self._output: Any = None
 
     def draw(self, output: Any, draw: Draw) -> Any:
-        """Draw for the graph that ``output`` builds; a new attempt of the front end starts from the
-        beginning."""
+        """Draw for the graph that ``output`` builds; another attempt of the front end begins anew."""
         if self._output is not output:
             self.undo()
             self.draws, self._output = [], output
@@ -115,8 +113,7 @@ class Tape(Draws):
 
 
 def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """The variable for the number drawn, if ``function`` (a variable of the front end) draws one; else
-    None."""
+    """The variable for the number drawn, if ``function``, a variable of the front end, draws; else None."""
     found = _stream_of(tx, function)
     if found is None:
         return None

@@ -1,5 +1,4 @@
-"""Questions that a critic asks about a tensor object: is it a leaf, what is it a view of, which attributes
-has it.
+"""Questions about a tensor object: is it a leaf, what is it a view of, which attributes does it have.
 
 The front end answers for the tensors that it sees. In place of x it sees a plain tensor of the same shape; in
 stock code the critic gets the interpolated points, or the caller's own tensor. The answers may differ, so a

@@ -116,9 +116,7 @@ def _inputs_of(node: fx.Node) -> set[fx.Node]:
 def _writes(node: fx.Node) -> bool:
     name = _name(node)
     in_place = name.endswith("_") and not name.endswith("__")
-    in_place |= (
-        "batch_norm" in name or "instance_norm" in name
-    )  # they write statistics, which their names do not show
+    in_place |= "batch_norm" in name or "instance_norm" in name  # these write their statistics
     return in_place or "out" in node.kwargs or name in _IN_PLACE or name.startswith("__i")
 
 

@@ -39,8 +39,7 @@ class Captured:
         input_names: a name for each of Dynamo's inputs, the same in every capture of one critic.
         python_effects: whether a call changes attributes, lists or other Python objects.
         plans: the plans derived so far, by ``options.plan_key``.
-        batch_norm: the name of a batch norm in training mode, of which a warning is given; None: there is
-            none.
+        batch_norm: the name of a batch norm in training mode, for a warning; None if there is none.
         critic_step: its graphs for one, two and three batches, for a plan of the critic step, or the reason
             why there are none; None: not tried yet.
         seen: captures of the critic for input that requires no gradient (as real and fake are in stock code),
@@ -132,8 +131,7 @@ def _source_name(node: fx.Node) -> str:
 
 
 def _find_x(gm: fx.GraphModule) -> int:
-    """Position of x among the inputs, found by the name that Dynamo gives to the argument ``x`` of
-    ``_body``."""
+    """Position of x among the inputs, by the name that Dynamo gives to the argument ``x`` of ``_body``."""
     for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
         grapharg = node.meta.get("grapharg")
         source = getattr(grapharg, "source", None)
@@ -264,8 +262,7 @@ class _Splitter:
         return new
 
     def _prologue_nodes(self) -> set[fx.Node]:
-        """Nodes that depend on trained parameters and not on x, except cheap views, and what they depend
-        on."""
+        """Nodes that depend on trained parameters and not on x (but no cheap views), and their ancestors."""
         carries = {n for n in self.inputs if n.meta["trains"]}
         chosen: set[fx.Node] = set()
         for node in self.calls:

@@ -85,8 +85,7 @@ def _bias(graph: fx.Graph, node: fx.Node) -> None:
 
 def _uniform_norm(graph: fx.Graph, node: fx.Node) -> None:
     """Write a norm of half-precision values with float32 weights (autocast on a CPU) as a float32 norm
-    between two casts, which is how torch computes it. With mixed dtypes the dtype of a derivative is not
-    defined."""
+    between two casts, as torch computes it. With mixed dtypes a derivative might be of either."""
     h, val = args_of(node)[0], value_of(node)
     weights = [a for a in args_of(node)[1:] if isinstance(a, fx.Node) and is_float(value_of(a))]
     wide = {value_of(w).dtype for w in weights}

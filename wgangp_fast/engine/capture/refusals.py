@@ -250,14 +250,10 @@ KINDS = 32  # after so many refused kinds in a row only every 64th call is tried
 
 
 class _Refused:
-    """A kind of call that could not be captured. It is tried again at the next call, then after 8 and after
-    64."""
+    """A kind of call that could not be captured; tried again at the next call, then after 8 and after 64."""
 
     def __init__(self, error: CaptureError, held: list[Any]) -> None:
-        self.what, self.remedy = (
-            str(error),
-            error.remedy,
-        )  # without the traceback, whose frames hold the critic
+        self.what, self.remedy = str(error), error.remedy  # no traceback: its frames hold the critic
         self.held, self.failures, self.waited = held, 1, 0
 
     def waits(self) -> bool:

@@ -56,8 +56,7 @@ Effect = tuple[int, bool]  # an input's position, and whether it gets other memo
 def trace(
     gm: fx.GraphModule, example_inputs: list[Any]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
-    """Dynamo's graph as functional ATen; its last outputs are to be written into the inputs that are
-    returned."""
+    """Dynamo's graph as functional ATen, and the inputs into which its last outputs are to be written."""
     checkpoints: list[fx.Node] = []
     for node in gm.graph.nodes:
         if node.op == "call_method" and node.target in (

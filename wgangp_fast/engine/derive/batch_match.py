@@ -41,8 +41,7 @@ class BatchMatch:
         self.base_node = {b: a for a, b in self.at_rows[WHOLE].items()}
 
     def dim(self, node: fx.Node, key: int | None = None) -> int | None:
-        """The batch dimension of a node's value (of its member ``key``, if it is a tuple); None: it has
-        none."""
+        """The batch dimension of a node's value (of member ``key``, if it is a tuple), or None."""
         a, b = value_of(node), value_of(self.at_rows[WHOLE][node])
         return batch_dim(a, b) if key is None else batch_dim(a[key], b[key])
 
