@@ -17,6 +17,7 @@ from paths import ROOT
 from torch import nn
 
 import wgangp_fast
+from wgangp_fast import backend
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXAMPLES = ["README.md", "docs/index.md", "docs/quickstart.md"]
@@ -63,6 +64,23 @@ def test_examples_run(page: str) -> None:
             continue
         exec(compile(code, page, "exec"), scope)
         scope["critic"] = critic
+
+
+@pytest.mark.skipif(
+    backend.missing("cpu") is not None, reason="the page shows code that calls the C++ kernels"
+)
+def test_the_code_on_the_page_is_the_code_that_is_generated() -> None:
+    """docs/how-it-works.md: the same calls in the same order; its names for the values are chosen to be read."""
+    blocks = BLOCK.findall((ROOT / "docs/how-it-works.md").read_text(encoding="utf-8"))
+    scope: dict[str, Any] = {}
+    exec(blocks[1], scope)
+    generated = [scope["forward"], scope["backward"]]
+    assert [_calls(code) for code in blocks[2:4]] == [_calls(code) for code in generated]
+
+
+def _calls(code: str) -> list[str]:
+    names = [name.removesuffix(".default").split(".")[-1] for name in re.findall(r"= ([\w.]+)\(", code)]
+    return [name.removeprefix("wgangp_fast_plan_") for name in names if name != "t"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
