@@ -70,7 +70,7 @@ def test_examples_run(page: str) -> None:
     backend.missing("cpu") is not None, reason="the page shows code that calls the C++ kernels"
 )
 def test_the_code_on_the_page_is_the_code_that_is_generated() -> None:
-    """docs/how-it-works.md: the same calls in the same order; its names for the values are chosen to be read."""
+    """docs/how-it-works.md has the same calls in the same order; its names for the values are its own."""
     blocks = BLOCK.findall((ROOT / "docs/how-it-works.md").read_text(encoding="utf-8"))
     scope: dict[str, Any] = {}
     exec(blocks[1], scope)
