@@ -278,7 +278,7 @@ class Refusals:
         self._in_a_row, self._passed, self._last = 0, 0, ("", "")
 
     def standing(self, critic: Any, output: Any, x: Tensor) -> CaptureError | None:
-        """The refusal of this kind of call; None if a capture is to be tried now."""
+        """The refusal of this kind of call, unless a capture is to be tried now."""
         kind, _ = _kind(critic, output, x)
         found = self._of.get(kind)
         if found is not None and not found.alive():
