@@ -1,4 +1,4 @@
-"""What runs for a critic, and why: one row a node of its graph."""
+"""What runs for a critic, and why: one row for each operator."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Row:
         rule: the family that differentiates it; ``Generic`` differentiates the node with autograd;
             ``constant`` takes no part.
         sweep4: whether it runs in sweep 4 (False where its second-order term is zero).
-        flops: of its forward pass, two a multiply-add; 0 for what is bound by memory.
+        flops: of its forward pass, where a multiply-add counts as two; 0 for operators bound by memory.
         bytes: read and written by its forward pass.
         shape: of its result.
         reason: why the generic rule took it.
@@ -52,18 +52,19 @@ class Explanation:
     """The plan of a critic; ``str()`` and ``print`` show it as a table.
 
     Attributes:
-        rows: one a node.
+        rows: one for each operator of the critic.
         path: ``"engine"``, or ``"stock"`` with the ``reason``.
         subject: what is explained: ``"penalty"`` or ``"critic loss"``.
-        apart: for a critic loss: why real, fake and the penalty points run in passes of their own; empty if
-            one pass serves all. The rest then describes the penalty.
-        verified: what the comparison of its first call with the stock code has shown.
+        apart: for a critic loss: why real, fake and the penalty points each need a pass of their own, or an
+            empty string if one pass serves all. If it is not empty, the rest describes the penalty alone.
+        verified: what the comparison of the plan's first call with stock code has shown.
         executor: what runs the plan, and why if it is not what was asked for.
-        launches: calls that compute something, ``(forward, backward)``: what a GPU is asked to run.
-        forward_units: products of the whole penalty (four sweeps) over products of one forward pass:
-            4 for piecewise-linear critics, 6 for smooth ones, where stock code spends 6 at least. Of a critic
-            loss: 10 and 12, where stock code spends 12 at least.
-        products: calls of a matrix product or convolution in the plan, by sweep pair.
+        launches: calls that start a kernel on a GPU (views do not), ``(forward, backward)``.
+        forward_units: arithmetic of the products (matrix products, convolutions) in all sweeps, over that of
+            one forward pass. About 4 for piecewise-linear critics and 6 for smooth ones, where stock code
+            spends 6 and more; for a critic loss 10 and 12, where stock code spends 12 and more. Small critics
+            need less, because the first and the last layer take part in fewer sweeps.
+        products: calls of a matrix product or convolution, ``(sweeps 1 and 2, sweeps 3 and 4)``.
         saved_bytes: of the tensors kept between forward and backward.
         code: ``(sweeps 1 and 2, sweeps 3 and 4)`` as Python.
     """
@@ -129,13 +130,15 @@ def explain(
         x: ``[N, ...]``, floating point; only shape, dtype, layout and device matter.
         output: picks the score out of what the critic returns.
         loss: explain :func:`wgangp_fast.critic_loss`, not the penalty alone.
-        executor: run it once as asked (``"inductor"`` compiles) and say what ran it, and why if another.
+        executor: run the plan once with this executor (``"inductor"`` compiles it first), and say what ran
+            it, and why if that was another one.
 
     Example:
         >>> import torch, wgangp_fast
         >>> critic = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1))
-        >>> wgangp_fast.explain(critic, torch.zeros(4, 2)).forward_units
-        4.0
+        >>> found = wgangp_fast.explain(critic, torch.zeros(4, 2))
+        >>> found.path, f"{found.forward_units:.2f} forward-units in {sum(found.products)} products"
+        ('engine', '2.67 forward-units in 4 products')
     """
     checks.samples("x", x)
     from .engine.capture import critic_step, dynamo, refusals
@@ -145,7 +148,7 @@ def explain(
     subject, apart = "critic loss" if loss else "penalty", ""
     bare, x = wrappers.unwrap(critic), samples(x).detach()
     points = points_like(x).requires_grad_()
-    dynamo.entry(bare).refusals.clear()  # what is asked is whether it can be captured now
+    dynamo.entry(bare).refusals.clear()  # forget old refusals: can it be captured now?
     try:
         with torch.enable_grad():
             if loss:
@@ -172,7 +175,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
             gradient, saved, numbers = found.forward(x.detach(), copies)
             if sweeps.backward is not None:
                 found.backward([_seed(found, gradient)], saved, numbers)
-    ran = str(found.executor)  # what counts below counts operators, which only Python calls one by one
+    ran = str(found.executor)  # noted now: counting operators below makes Python run the plan
     with torch.no_grad(), FlopCounterMode(display=False) as first:
         gradient, saved, numbers = found.forward(x.detach(), copies)
         kept = sum(t.numel() * t.element_size() for t in saved if not any(t is leaf for leaf in copies))

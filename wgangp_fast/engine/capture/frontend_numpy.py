@@ -1,4 +1,4 @@
-"""Numpy scalars as constants.
+"""Treats numpy scalars as constants.
 
 A width, a size or a gain computed with numpy (``np.sqrt(2)``, a sum of column counts) is a numpy scalar.
 Dynamo makes a tensor of it, whose value a size or a branch cannot use. It is a constant, guarded by value,
@@ -50,7 +50,7 @@ def _scalar_variable() -> Any:
     VariableTracker = dynamo.VariableTracker
 
     class NumpyScalarVariable(ConstantVariable):
-        """A numpy scalar whose value is guarded, or was computed from such."""
+        """A numpy scalar whose value is guarded, or was computed from guarded values."""
 
         def __init__(self, value: Any, **kwargs: Any) -> None:
             VariableTracker.__init__(self, **kwargs)
@@ -109,7 +109,7 @@ def patches() -> list[Patch]:
         return create
 
     def plain(original: Any) -> Any:
-        """Comparisons of numpy's numbers are constants; torch 2.11 does not know their type."""
+        """The result of comparing numpy scalars is a constant; torch 2.11 does not know its type."""
 
         def __init__(self: Any, value: Any, **kwargs: Any) -> None:
             original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
@@ -117,7 +117,7 @@ def patches() -> list[Patch]:
         return __init__
 
     def fold(original: Any) -> Any:
-        """Numpy's functions of constants: as numpy computes them."""
+        """Let numpy compute its functions of constants."""
 
         def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
             members = [*args, *kwargs.values()]

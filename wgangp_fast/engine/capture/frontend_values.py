@@ -1,8 +1,8 @@
 """Numbers and shapes that the critic reads from constant tensors.
 
-``int(self.batch.max()) + 1``, ``mask.nonzero()``, ``edges[:, mask]``: what they give depends on the data of
-tensors that do not depend on x (buffers, constants). They are computed once, while the critic is compiled,
-and every tensor they were computed from is guarded by its values: a changed buffer means another graph.
+``int(self.batch.max()) + 1``, ``mask.nonzero()``, ``edges[:, mask]``: these depend on the data of tensors
+that do not depend on x (buffers, constants). They are computed once, while the critic is compiled, and the
+values of every tensor that they were computed from are guarded: a changed buffer leads to another graph.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from .patching import Patch
 
 
 class _Random(Exception):
-    """A value would depend on torch's random numbers."""
+    """The value depends on torch's random numbers."""
 
 
 class _Counter(Exception):
-    """A value would be another at each call."""
+    """The value changes at every call."""
 
 
 def _not_random(func: Any, args: Any, kwargs: Any) -> Any:
@@ -43,12 +43,12 @@ def _not_random(func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
-    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or
-    cannot be told. ``guarded``: the graph will hold for these inputs alone.
+    """The value of a node of Dynamo's graph, computed from the inputs as they are now; None if it depends on
+    x or cannot be computed. With ``guarded`` the graph becomes valid for these inputs only.
 
     Raises:
         _Random: it depends on random numbers of torch.
-        _Counter: it is read from an input that the critic counts up.
+        _Counter: it is read from an input that the critic increments at each call.
     """
     if node.graph is not output.root_tracer.graph or inside_functorch_transform():
         return None
@@ -67,7 +67,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
                     values[each] = _compute(output, each, values)
     except _Random:
         raise
-    except Exception:  # whatever cannot be computed ahead is left to the front end
+    except Exception:  # what cannot be computed in advance is left to the front end
         return None
     for each in needed:
         fake = each.meta.get("example_value")
@@ -100,7 +100,7 @@ def known(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
 
 
 def _inputs_of(node: fx.Node) -> set[fx.Node]:
-    """The node, what it is computed from, and what was written into that so far."""
+    """The node, the nodes that it is computed from, and those that wrote into them so far."""
     before = list(node.graph.nodes)
     ancestors: dict[fx.Node, set[fx.Node]] = {}
     for each in before:
@@ -116,7 +116,7 @@ def _inputs_of(node: fx.Node) -> set[fx.Node]:
 def _writes(node: fx.Node) -> bool:
     name = _name(node)
     in_place = name.endswith("_") and not name.endswith("__")
-    in_place |= "batch_norm" in name or "instance_norm" in name  # the statistics, which torch does not say
+    in_place |= "batch_norm" in name or "instance_norm" in name  # these write their statistics
     return in_place or "out" in node.kwargs or name in _IN_PLACE or name.startswith("__i")
 
 
@@ -159,8 +159,8 @@ def _compute(output: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
 
 
 def number_patches(front: Any) -> list[Patch]:
-    """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
-    with stays a number of each call, whatever it changes to."""
+    """Make constants of numbers that are read from tensors. Not at the first attempt: a number that is only a
+    factor can be an input, new at each call."""
     ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
     VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
     proxy_args_kwargs = dynamo.proxy_args_kwargs
@@ -186,7 +186,7 @@ def number_patches(front: Any) -> list[Patch]:
         return instruction
 
     def methods(original: Any) -> Any:
-        """``item`` and ``tolist``; and ``random_``, which the front end leaves out."""
+        """``item`` and ``tolist``; and ``random_``, which the front end does not know."""
 
         def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
             if name in ("item", "tolist"):
@@ -227,13 +227,13 @@ def number_patches(front: Any) -> list[Patch]:
 
 
 def _random_(tensor: Tensor, *bounds: Any) -> Tensor:
-    if len(bounds) == 2:  # the same draws: "from" is no name that code can be written with
+    if len(bounds) == 2:  # the same draws; "from" cannot be a keyword in code
         return tensor.random_(bounds[1] - bounds[0]).add_(bounds[0])
     return tensor.random_(*bounds)
 
 
 def shape_patches(front: Any) -> list[Patch]:
-    """Tensors whose shape depends on the data of constants become constants themselves."""
+    """Make constants of tensors whose shape depends on the data of constants."""
 
     def concrete(original: Any) -> Any:
         def run_node(tracer: Any, node: Any, args: Any, kwargs: Any, nnmodule: Any) -> Any:
@@ -264,7 +264,7 @@ def shape_patches(front: Any) -> list[Patch]:
 
         return run_node
 
-    _unknown_shape(torch.empty(0))  # raises here on a torch that cannot tell
+    _unknown_shape(torch.empty(0))  # on a torch that lacks this it raises here
     return [(dynamo.utils, "run_node", concrete)]
 
 
@@ -278,9 +278,9 @@ def _unknown_shape(result: Any) -> bool:
 
 
 def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
-    """Arguments with which a node that depends on x has a known shape: numbers for tensors given as sizes
-    (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node
-    too; None if there are none."""
+    """Arguments with which a node that depends on x has a known shape: numbers in place of tensors that are
+    sizes (``x.view(-1, self.width)``), indices in place of masks, the length of a repetition. The node gets
+    them too. None if there are no such arguments."""
     made: dict[fx.Node, Any] = {}
     for source in node.all_input_nodes:
         fake = source.meta.get("example_value")
@@ -321,7 +321,7 @@ def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kw
 
 
 def _spliced(value: Any, replace: Callable[[Any], Any]) -> Any:
-    """A mask of several dimensions stands for as many indices, in a tuple of indices."""
+    """Replace a mask of several dimensions by as many indices, in a tuple of indices."""
     if not isinstance(value, (tuple, list)):
         return replace(value) if isinstance(value, (fx.Node, Tensor)) else value
     members: list[Any] = []
@@ -336,7 +336,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _frozen(output: Any, node: fx.Node, value: Any) -> Any:
-    """Make a node the constant that it always gives under the guards."""
+    """Replace a node by its value, which is constant while the guards hold."""
     if isinstance(value, (tuple, list)):
         made = [_constant_node(output, node, member) for member in value]
         node.target, node.args = tuple, (made,)
@@ -368,6 +368,6 @@ def _fake(output: Any, value: Tensor) -> Any:
 
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
-    """Real tensors compute, also while the front end computes with fake ones."""
+    """Compute with real tensors, while the front end computes with fake ones."""
     with without_dispatch_modes(), torch.no_grad():
         yield

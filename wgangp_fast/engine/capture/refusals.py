@@ -1,4 +1,4 @@
-"""Why a critic is not captured: the user's line, a remedy for that cause, and when to try again."""
+"""Why a critic cannot be captured: the line of user code, a remedy for the cause, and when to try again."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow, Unavailable
 
-# What torch and the engine say (type of the error, its first line, its explanation), what that means in
-# the critic, and what to do about it. The first row that fits counts.
+# Error of torch or the engine (its type, first line and explanation), what it means for the critic, and what
+# to do about it. The first row that matches is used.
 _CAUSES = (
     (
         r"recompile.?limit|RecompileLimit",
@@ -112,7 +112,7 @@ _ANY = "change what cannot be captured"
 
 
 def refusal(what: str, remedy: str) -> CaptureError:
-    """A refusal in words."""
+    """A refusal with these words."""
     error = CaptureError(what)
     error.remedy = remedy
     return error
@@ -124,7 +124,7 @@ def with_remedy(error: CaptureError) -> str:
 
 
 def raise_out_of_memory(error: BaseException | None) -> None:
-    """Raise what ran out of memory, if ``error`` is or wraps that: no other path would do better."""
+    """Raise ``error``, or what it wraps, if memory ran out: another path would run out of memory too."""
     for _ in range(16):
         if error is None:
             return
@@ -142,7 +142,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def explained(error: BaseException) -> CaptureError:
-    """A refusal out of what torch's front end, or the engine, has raised."""
+    """The refusal for an error of torch's front end or of the engine."""
     inner = _unavailable(error) or getattr(error, "inner_exception", None) or error
     if "fail_on_recompile" in str(inner):
         return NotNow("torch.compile's stance is fail_on_recompile")
@@ -160,7 +160,7 @@ def explained(error: BaseException) -> CaptureError:
 
 
 def _unavailable(error: BaseException | None) -> Unavailable | None:
-    """What this torch lacks, if that is behind ``error``: the front end raises it as an error of its own."""
+    """The :class:`Unavailable` that ``error`` wraps, if any: the front end re-raises it as another error."""
     for _ in range(16):
         if error is None or isinstance(error, Unavailable):
             return error
@@ -169,7 +169,7 @@ def _unavailable(error: BaseException | None) -> Unavailable | None:
 
 
 def _said(error: BaseException) -> str:
-    """The first line and the explanation out of torch's page-long messages, without a stack."""
+    """The first line and the explanation of torch's long messages, without the stack."""
     text = re.split(r"from user code|User Stack|Caused by:", str(error))[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
@@ -195,7 +195,7 @@ def user_line(error: BaseException) -> str:
             found = _line_of_node(one) or _line_of_traceback(one)
             if found:
                 return found
-    return _line_in(str(error))  # of the backend's errors torch keeps no more than the text
+    return _line_in(str(error))  # torch keeps only the text of an error in the backend
 
 
 def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
@@ -209,7 +209,7 @@ def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
 
 
 def _line_of_node(error: BaseException) -> str:
-    """Of the graph's node that the engine was at, from the innermost frame that holds one."""
+    """The user's line of the graph node that the engine was at, found in the innermost frame with a node."""
     found, at = "", error.__traceback__
     while at is not None:
         for value in at.tb_frame.f_locals.values():
@@ -221,7 +221,7 @@ def _line_of_node(error: BaseException) -> str:
 
 
 def _line_in(trace: str) -> str:
-    """Of a stack that was printed."""
+    """The user's line in a printed stack."""
     return innermost(re.findall(r'File "(.+?)", line (\d+), in .*(?:\n(?!\s*File)(.*))?', trace))
 
 
@@ -249,12 +249,12 @@ def _is_users(file: str) -> bool:
 
 # what is refused, and for how long ---------------------------------------------------------------
 
-TRIES = 4  # captures of one kind of call that may fail before it is left alone
-KINDS = 32  # kinds of one critic that may be refused in a row; after that only every 64th call tries
+TRIES = 4  # after so many failed captures a kind of call is not tried again
+KINDS = 32  # after so many refused kinds in a row only every 64th call is tried
 
 
 class _Refused:
-    """One kind of call that could not be captured; tried again at the next call, then after 8 and 64."""
+    """A kind of call that could not be captured; tried again at the next call, then after 8 and after 64."""
 
     def __init__(self, error: CaptureError) -> None:
         self.what, self.remedy = str(error), error.remedy  # no traceback: its frames hold the critic
@@ -283,8 +283,8 @@ class Refusals:
     """The refused kinds of call of one critic (or of the critics that one line of code makes).
 
     A kind is the batch's shape, strides, dtype and device, whether autocast is on, and what the critic
-    reaches: the training modes of its modules, and which modules and objects a function closes over. A
-    refusal may end: the critic's Python may take another way at the next call (a message in its first call).
+    refers to: the training modes of its modules, and which modules and objects a function closes over. A
+    later call of the same kind may succeed: a critic may print a message in its first call only.
     """
 
     def __init__(self) -> None:
@@ -345,7 +345,7 @@ def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, ...]:
 
 
 def _reached(function: Any, depth: int = 3) -> Iterator[Any]:
-    """What a callable closes over, is bound to or carries; itself if it is no function."""
+    """The objects that a callable closes over, is bound to or wraps; itself if it is not a function."""
     if isinstance(function, functools.partial):
         inner = [function.func, *function.args, *function.keywords.values()]
     elif isinstance(function, types.MethodType):

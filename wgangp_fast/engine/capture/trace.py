@@ -67,7 +67,7 @@ Effect = tuple[int, bool]  # an input's position, and whether it gets other memo
 def trace(
     gm: fx.GraphModule, example_inputs: list[Any]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
-    """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
+    """Dynamo's graph as functional ATen, and the inputs into which its last outputs are to be written."""
     checkpoints: list[fx.Node] = []
     for node in gm.graph.nodes:
         if node.op == "call_method" and node.target in (
@@ -80,7 +80,7 @@ def trace(
                 raise CaptureError(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
-            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+            node.target, node.kwargs = _call_body, {}  # a checkpoint saves memory and computes the same
             checkpoints.append(node)
     gm.recompile()
     mode = torch_internals.fake_mode_of_capture()
@@ -91,7 +91,7 @@ def trace(
             example = node.meta.get("example_value")
             if isinstance(example, Tensor):
                 for size in (*example.shape, *example.stride()):
-                    int(size)  # a guard: shapes are static, each has a graph of its own
+                    int(size)  # this guards it: shapes are static, and each has its own graph
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
     mutated: list[Effect] = []
     lines = _Lines(gm)
@@ -126,11 +126,11 @@ def trace(
     given = gm.graph.find_nodes(op="placeholder")
     for node in checkpoints:
         if any(given[i] in node.all_input_nodes for i, _ in mutated):
-            # Stock code reads it again, changed, in its backward pass, and changes it once more.
-            where = node.meta.get("stack_trace", "")  # in the text, which is all that torch 2.15 keeps
+            # Stock code's backward pass reads the changed value, and changes it once more.
+            where = node.meta.get("stack_trace", "")  # as text: torch 2.15 keeps nothing else
             raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
-        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
+        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value no longer knows
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
         node.meta["val"] = None
     _check_static(traced)
@@ -152,9 +152,9 @@ class _Lines(fx.Interpreter):
     """Runs Dynamo's graph.
 
     Attributes:
-        now: where the user's code is that the present operator comes from.
-        recording: whether gradients are on there. An operator with a derivative registered in Python runs
-            with gradients off, which says nothing about the critic.
+        now: the line of the user's code that the current operator comes from.
+        recording: whether gradients are on at that line. (An operator whose derivative is registered in
+            Python runs with gradients off; that says nothing about the critic.)
     """
 
     now: str | None = None
@@ -165,7 +165,7 @@ class _Lines(fx.Interpreter):
         return super().run_node(n)
 
     def note(self, node: fx.Node) -> None:
-        """Write on a traced node its place in the user's code, and whether gradients were off there."""
+        """Record at a traced node its line in the user's code, and whether gradients were off there."""
         if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
             node.meta["no_grad"] = True
         if self.now:
