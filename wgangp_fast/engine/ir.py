@@ -108,7 +108,7 @@ POINTS, REST, WHOLE = "points", "rest", "whole"
 
 
 @dataclass
-class NodeInfo:
+class DerivedNode:
     """What ``explain`` shows of one node."""
 
     name: str
@@ -138,4 +138,4 @@ class Sweeps:
     wants_x: bool
     leaf_zero: frozenset[int] = frozenset()
     saved_is_tensor: tuple[bool, ...] = ()
-    nodes: list[NodeInfo] = field(default_factory=list)
+    nodes: list[DerivedNode] = field(default_factory=list)

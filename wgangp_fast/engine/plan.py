@@ -52,8 +52,8 @@ class Plan:
         )
         sweeping = wants_x or critic_step or options.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
-        grad, leaves = torch.is_grad_enabled(), captured.leaves()
-        self.wanted = tuple(i for i, leaf in enumerate(leaves) if grad and leaf.meta["trains"])
+        leaves = captured.leaves()
+        self.wanted = tuple(captured.requiring_grad()) if torch.is_grad_enabled() else ()
         self.count = len(leaves)
         if critic_step:
             graphs = [lower(graph, kernels) for graph in captured.critic_step]

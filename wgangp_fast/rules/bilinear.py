@@ -129,7 +129,7 @@ class Convolution(Bilinear):
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         # Autograd hands zeros through a mean pooling's second order; here it is part of this operator.
-        pooled = bool(moving) and "pooled" in site.notes
+        pooled = bool(moving) and site.info.pooled
         return frozenset(site.slots()) if pooled else super().explicit_zeros(site, moving)
 
     def _geometry(self, site: Site) -> tuple[Any, ...]:
@@ -143,9 +143,9 @@ class Convolution(Bilinear):
         return products.steps(site["stride"], site["padding"], site["dilation"])
 
     def apply(self, site: Site, a: Any, b: Any) -> Any:
-        if "forward" in site.notes.get("own", ()):
+        if "forward" in site.info.own_products:
             return KERNELS["convolve"].call(a, b, None, *self._steps(site))
-        if site.notes.get("rows"):
+        if site.info.unfolded:
             return products.convolved(a, b, None, self._window(site), list(site.result.shape))
         return torch.convolution(a, b, None, *self._geometry(site))
 
@@ -153,9 +153,9 @@ class Convolution(Bilinear):
         # The library only reads the shape of the input here: expand() gives one without memory, but on a
         # CPU it would be copied to be dense, where pages of an empty tensor that nobody touches cost nothing.
         like = site.shape(self.a)
-        if "back" in site.notes.get("own", ()):
+        if "back" in site.info.own_products:
             return KERNELS["convolve_back"].call(g, b, *like[2:], *self._steps(site))
-        if site.notes.get("rows"):
+        if site.info.unfolded:
             return products.convolved_back(g, b, self._window(site), like, site.result.shape[1])
         on_cpu = site.val(self.a).device.type == "cpu"
         shaped = g.new_empty(like) if on_cpu else g.new_empty(1).expand(like)
@@ -164,7 +164,7 @@ class Convolution(Bilinear):
         )[0]
 
     def takes_pairs(self, site: Site) -> bool:
-        return "weight" in site.notes.get("own", ())
+        return "weight" in site.info.own_products
 
     def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
         if not self.takes_pairs(site):

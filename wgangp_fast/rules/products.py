@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, fx
 from torch.utils.flop_counter import register_flop_formula
 
 from ..ops.registry import KERNELS
+from .node_info import info_of
 
 aten = torch.ops.aten
 
@@ -71,7 +73,7 @@ def prepare(graph: fx.Graph, own_kernels: bool) -> None:
     Linear nodes run on oneDNN, with the (leaky) ReLU behind them in the same call; with ``own_kernels``,
     convolutions run on the package's own kernels where these are faster (:func:`own_products`), and small
     batches with many weights as one matrix product of unfolded rows.
-    ``node.meta["run"]`` makes sweep 1's call from the arguments. The linear node's value is then the
+    Its ``run`` makes sweep 1's call from the arguments. The linear node's value is then the
     activated one: nothing but that activation may read it, and it passes its argument on.
     """
     for node in graph.nodes:
@@ -99,22 +101,24 @@ def _prepare_linear(node: fx.Node) -> None:
             if isinstance(slope, (int, float)) and slope >= 0:
                 post, numbers = "leaky_relu", [float(slope)]
         if post != "none":
-            follower.meta |= {"run": lambda value, *_: value, "library": "in the product before it"}
-    node.meta |= {
-        "run": functools.partial(_run, post, numbers),
-        "library": "oneDNN" if post == "none" else f"oneDNN, {post} in it",
-    }
+            follower.meta["info"] = replace(info_of(follower), run=lambda value, *_: value)
+            follower.meta["library"] = "in the product before it"
+    node.meta["info"] = replace(info_of(node), run=functools.partial(_run, post, numbers))
+    node.meta["library"] = "oneDNN" if post == "none" else f"oneDNN, {post} in it"
 
 
 def _prepare_convolution(node: fx.Node) -> None:
     own = own_products(node)
     if own:
         pooled = ", mean pooling in it" if "pooled" in node.meta else ""
-        node.meta |= {"own": own, "library": f"own kernel: {', '.join(sorted(own))}{pooled}"}
+        node.meta["library"] = f"own kernel: {', '.join(sorted(own))}{pooled}"
+    info = replace(info_of(node), own_products=own)
     if "forward" in own:
-        node.meta["run"] = _run_own(node)
+        info = replace(info, run=_run_own(node))
     elif _few_outputs(node):
-        node.meta |= {"rows": True, "run": _run_rows(node), "library": "oneDNN, of unfolded rows"}
+        info = replace(info, unfolded=True, run=_run_rows(node))
+        node.meta["library"] = "oneDNN, of unfolded rows"
+    node.meta["info"] = info
 
 
 def own_products(node: fx.Node) -> frozenset[str]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..engine.torch_internals import schema_of
+from .node_info import NodeInfo
 
 Slots = Mapping[str, Any]  # slot -> value; a slot that is absent is zero, and nothing is computed for it
 
@@ -50,8 +51,8 @@ class Site:
     ) -> None:
         self.op, self.arguments, self._read, self.active, self.result = op, arguments, read, active, result
 
-    #: what the engine noted at the node; empty outside plans
-    notes: Mapping[str, Any] = {}
+    #: what the engine knows of the node; outside plans nothing
+    info = NodeInfo()
 
     def __getitem__(self, name: str) -> Any:
         """A constant argument (a number, a list of sizes, ...) by its schema name."""

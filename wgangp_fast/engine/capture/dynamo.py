@@ -411,7 +411,7 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     elif front.depends_on_numbers:
         captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
     if front.may_try_again():  # what cannot be derived must be known now: later there is no second attempt
-        derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
+        derive(captured.critic, True, captured.requiring_grad())
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     front.tape.finish()
 

@@ -8,13 +8,14 @@ and runs under ordinary autograd, so that its parameters get their gradients thr
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, ops
 
 from ...errors import CaptureError
 from ...rules.assignment import strided_assignment
+from ...rules.node_info import NodeInfo, info_of
 from ...rules.registry import bind, find
 from ...rules.replace_data import replace_data, replaced
 from .. import torch_internals
@@ -67,6 +68,10 @@ class Captured:
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""
         return [n for n in self.critic.nodes if n.op == "placeholder"][1:]
+
+    def requiring_grad(self) -> list[int]:
+        """Positions of the leaves that a gradient is asked of."""
+        return [i for i, leaf in enumerate(self.leaves()) if info_of(leaf).requires_grad]
 
     def nodes(self) -> list[fx.Node]:
         """All nodes, those of the prologue first."""
@@ -163,6 +168,8 @@ class _Splitter:
         self.read = self._read_before_written(used)
         prologue = fx.Graph()
         held = {node: prologue.placeholder(node.name) for node in self.inputs}
+        for node, given in held.items():
+            given.meta["info"] = info_of(node)
         for node in self.calls:
             if node in before:
                 held[node] = self._prologue_node(prologue, node, held)
@@ -191,7 +198,7 @@ class _Splitter:
                 here[node] = critic.create_node("get_attr", node.target)
                 raise CaptureError("the critic creates a tensor constant")
             effect = self._effect_of(node)
-            if effect is not None and not _bases(node)[-1].meta["trains"]:
+            if effect is not None and not info_of(_bases(node)[-1]).requires_grad:
                 here[node] = critic.call_function(effect, (here[_bases(node)[-1]], here[args_of(node)[1]]))
             else:
                 here[node] = critic.node_copy(node, here.__getitem__)
@@ -217,7 +224,7 @@ class _Splitter:
     @staticmethod
     def _leaf(graph: fx.Graph, node: fx.Node) -> fx.Node:
         leaf = graph.placeholder(node.name)
-        leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
+        leaf.meta = {"val": value_of(node), "info": NodeInfo(requires_grad=info_of(node).requires_grad)}
         return leaf
 
     def _effect_of(self, node: fx.Node) -> Any:
@@ -261,7 +268,7 @@ class _Splitter:
 
     def _prologue_nodes(self) -> set[fx.Node]:
         """Nodes that carry parameter gradients and not x, save cheap views, and all they depend on."""
-        carries = {n for n in self.inputs if n.meta["trains"]}
+        carries = {n for n in self.inputs if info_of(n).requires_grad}
         chosen: set[fx.Node] = set()
         for node in self.calls:
             if node in self.moving:
@@ -276,7 +283,7 @@ class _Splitter:
             )
             if differentiable:
                 carries.add(node)
-                node.meta["trains"] = is_float(value_of(node))
+                node.meta["info"] = replace(info_of(node), requires_grad=is_float(value_of(node)))
                 if not self._stays(node):
                     chosen.add(node)
         chosen |= {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError
+from ...rules.node_info import info_of
 from ...rules.registry import OPERATOR, PACKET
 from .. import torch_internals
 from ..ir import is_float
@@ -116,7 +118,8 @@ def trace(
             where = node.meta.get("stack_trace", "")  # in the text, which is all that torch 2.15 keeps
             raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
-        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value has lost it
+        requires_grad = is_float(fake) and fake.requires_grad  # the traced value has lost it
+        node.meta["info"] = replace(info_of(node), requires_grad=requires_grad)
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
         node.meta["val"] = None
     _check_static(traced)

@@ -11,18 +11,20 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...rules import Rule, Site, rule_of
+from ...rules.node_info import info_of
 from ...rules.registry import OPERATOR, bind, plus
 from ..ir import (
     POINTS,
     WHOLE,
+    DerivedNode,
     DeriveError,
-    NodeInfo,
     Sweeps,
     args_of,
     differentiable,
@@ -176,7 +178,7 @@ class Derivation:
         site = TracedSite(node.target, Arguments(arguments), read, active, value_of(at_rows))
         site.current = lambda: self.builder
         site.here = self._here
-        site.notes = at_rows.meta
+        site.info = replace(info_of(at_rows), pooled="pooled" in at_rows.meta)
         return site
 
     # what ``joint`` overrides: here the whole batch is penalty points --------------------------------
@@ -265,8 +267,9 @@ class Derivation:
             args, kwargs = fx.map_arg(
                 (args_of(at_rows), at_rows.kwargs), lambda n: self.primal[self._base_node(n)]
             )
-            if "run" in at_rows.meta:
-                self.primal[node] = at_rows.meta["run"](*args)
+            run = info_of(at_rows).run
+            if run is not None:
+                self.primal[node] = run(*args)
             elif node.target is operator.getitem:
                 self.primal[node] = self.members[node.all_input_nodes[0], args[1]] = args[0][args[1]]
             else:
@@ -431,9 +434,9 @@ class Derivation:
             [self._info(n, with_adjoint) for n in self.calls if n.target is not operator.getitem],
         )
 
-    def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> NodeInfo:
+    def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> DerivedNode:
         rule = self.rules.get(node) if node in self.depends_on_x or node in self.requires_grad else None
-        return NodeInfo(
+        return DerivedNode(
             node.name,
             _operator_name(node.target),
             type(rule).__name__ if rule else "constant",
