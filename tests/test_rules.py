@@ -92,13 +92,13 @@ def wrong(method: str, rule: Rule):
 
 
 FAMILIES = {
-    "bilinear": (aten.convolution.default, "curvature"),
-    "elementwise": (aten.tanh.default, "curvature"),
-    "elementwise, by f''": (aten.silu.default, "curvature"),
-    "elementwise, two arguments": (aten.div.Tensor, "curvature"),
-    "norm": (aten.native_group_norm.default, "curvature"),
-    "statistics": (aten.std.correction, "curvature"),
-    "attention": (aten._softmax.default, "curvature"),
+    "bilinear": (aten.convolution.default, "second_order"),
+    "elementwise": (aten.tanh.default, "second_order"),
+    "elementwise, by f''": (aten.silu.default, "second_order"),
+    "elementwise, two arguments": (aten.div.Tensor, "second_order"),
+    "norm": (aten.native_group_norm.default, "second_order"),
+    "statistics": (aten.std.correction, "second_order"),
+    "attention": (aten._softmax.default, "second_order"),
     "linear map": (aten.avg_pool2d.default, "vjp"),
     "join": (aten.cat.default, "jvp"),
     "bilinear, merged": (aten.linear.default, "adjoint"),

@@ -19,7 +19,7 @@ from ...rules.registry import Rule
 from ..ir import REST, WHOLE, Sweeps, args_of, is_float, value_of
 from .batch_match import BatchMatch
 from .four_sweeps import Derivation
-from .graph_builder import TracedSite
+from .graph_builder import TracedSite, slot_nodes
 
 Critic = Callable[[Tensor], Any]
 
@@ -108,9 +108,7 @@ class CriticStepDerivation(Derivation):
         if (node, rows) not in self.pieces:
             active = self.sites[node].active
             site = self._site(node, active, rows)
-            moving = active or frozenset(
-                s for s, n in self._slot_nodes(node).items() if n in self.requires_grad
-            )
+            moving = active or frozenset(s for s, n in slot_nodes(node).items() if n in self.requires_grad)
             self.pieces[node, rows] = (
                 site,
                 self._rule(self._at_rows(node, rows), site, moving, self.asked[node]),
@@ -119,7 +117,7 @@ class CriticStepDerivation(Derivation):
 
     def _meets(self, node: fx.Node) -> bool:
         """Whether one product serves the penalty points and the other rows: rows are its first dimension."""
-        rule, slots = self.rules[node], self._slot_nodes(node)
+        rule, slots = self.rules[node], slot_nodes(node)
         if not isinstance(rule, Bilinear) or rule.merge != 0 or node not in self.requires_grad:
             return False
         a, b = slots.get(rule.a), slots.get(rule.b)
@@ -146,11 +144,11 @@ class CriticStepDerivation(Derivation):
                 self._adjoint_at(node)
             if d is not None:
                 site, rule = self._other(node)
-                wanted = frozenset(s for s, n in self._slot_nodes(node).items() if n in self.requires_grad)
+                wanted = frozenset(s for s, n in slot_nodes(node).items() if n in self.requires_grad)
                 self._add_rest(node, rule.vjp(site, d, wanted))
 
     def _add_rest(self, node: fx.Node, found: Any) -> None:
-        slots = self._slot_nodes(node)
+        slots = slot_nodes(node)
         batched = {slot for slot in found if self.match.dim(slots[slot]) is not None}
         self._add(self.rest, node, {s: v for s, v in found.items() if s in batched}, self.requires_grad)
         self._add(
@@ -161,7 +159,7 @@ class CriticStepDerivation(Derivation):
         """Sweep 4 at a product: adjoints of the penalty points and of the other rows in one call each."""
         c = self._gather(self.adjoint, node)
         rows = REST if c is None else WHOLE
-        (site, rule), slots = self._other(node, rows), self._slot_nodes(node)
+        (site, rule), slots = self._other(node, rows), slot_nodes(node)
         assert isinstance(rule, Bilinear)
         t = self._tangents(node)
         g = None if self._second_order_in_sweep3(node) else self._gather(self.cotangent, node)

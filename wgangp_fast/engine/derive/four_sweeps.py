@@ -34,7 +34,7 @@ from ..ir import (
     result_of,
     value_of,
 )
-from .graph_builder import Arguments, GraphBuilder, Number, TracedSite, fake_values, is_number
+from .graph_builder import Arguments, GraphBuilder, Number, TracedSite, fake_values, is_number, slot_nodes
 
 aten = torch.ops.aten
 
@@ -100,7 +100,7 @@ class Derivation:
             val = value_of(node)
             if not (is_float(val) or isinstance(val, (tuple, list))):
                 continue
-            slots = self._slot_nodes(node)
+            slots = slot_nodes(node)
             active = frozenset(s for s, n in slots.items() if n in self.depends_on_x)
             requires_grad = any(n in self.requires_grad for n in slots.values())
             if not active and not requires_grad:
@@ -138,19 +138,6 @@ class Derivation:
         if isinstance(val, (tuple, list)) and getattr(rule, "every_output", False):
             return frozenset(range(len(val)))
         return frozenset({0})
-
-    def _slot_nodes(self, node: fx.Node) -> dict[str, fx.Node]:
-        bound = bind(node.target, args_of(node), node.kwargs)
-        found: dict[str, fx.Node] = {}
-        for name, value in bound.items():
-            if isinstance(value, fx.Node):
-                if is_float(value_of(value)):
-                    found[name] = value
-            elif isinstance(value, (list, tuple)):
-                for i, member in enumerate(value):
-                    if isinstance(member, fx.Node) and is_float(value_of(member)):
-                        found[f"{name}.{i}"] = member
-        return found
 
     def _site(self, node: fx.Node, active: frozenset[str], rows: str = POINTS) -> TracedSite:
         """The node as its rule sees it, for some of the batch's rows."""
@@ -293,7 +280,7 @@ class Derivation:
             raise DeriveError("the critic's output does not depend on x")
 
     def _add(self, table: dict[fx.Node, Any], node: fx.Node, found: Any, where: set[fx.Node]) -> None:
-        slots = self._slot_nodes(node)
+        slots = slot_nodes(node)
         for slot, value in found.items():
             source = slots[slot]
             if value is None or source not in where:
@@ -325,7 +312,7 @@ class Derivation:
             bending = rule.second_order_slots(site, moving) if moving else frozenset()
             if stock and moving:
                 bending = bending | rule.explicit_zeros(site, moving)
-            for slot, source in self._slot_nodes(node).items():
+            for slot, source in slot_nodes(node).items():
                 if source in self.requires_grad and (
                     slot in bending or (node in reached and node in self.requires_grad)
                 ):
@@ -359,7 +346,7 @@ class Derivation:
 
     def _add_second_order(self, node: fx.Node, t: dict[str, Any]) -> None:
         """Curvature alone, at a node whose output has no adjoint (early, so that tangents die young)."""
-        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         g = self._gather(self.cotangent, node)
         if g is None:
             return
@@ -377,13 +364,13 @@ class Derivation:
                 self._adjoint_at(node)
 
     def _tangents(self, node: fx.Node) -> dict[str, Any]:
-        slots = self._slot_nodes(node)
+        slots = slot_nodes(node)
         active = self.sites[node].active  # a set: its own order differs from process to process
         return {s: self.tangent[n] for s, n in slots.items() if s in active and n in self.tangent}
 
     def _adjoint_at(self, node: fx.Node) -> None:
         """Sweep 4 at one node."""
-        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         t = self._tangents(node)
         c = self._gather(self.adjoint, node)
         if c is None:

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 from torch.fx.proxy import GraphAppendingTracer
 
 from ...rules import Site
-from ..ir import value_of
+from ...rules.registry import bind
+from ..ir import args_of, is_float, value_of
 from ..torch_internals import schema_of
 
 
@@ -101,3 +102,18 @@ def fake_values(bound: dict[str, Any]) -> dict[str, Any]:
         name: [value_of(v) for v in value] if isinstance(value, (list, tuple)) else value_of(value)
         for name, value in bound.items()
     }
+
+
+def slot_nodes(node: fx.Node) -> dict[str, fx.Node]:
+    """The tensors that a node takes, by the slots of its rule."""
+    bound = bind(node.target, args_of(node), node.kwargs)
+    found: dict[str, fx.Node] = {}
+    for name, value in bound.items():
+        if isinstance(value, fx.Node):
+            if is_float(value_of(value)):
+                found[name] = value
+        elif isinstance(value, (list, tuple)):
+            for i, member in enumerate(value):
+                if isinstance(member, fx.Node) and is_float(value_of(member)):
+                    found[f"{name}.{i}"] = member
+    return found
