@@ -52,7 +52,7 @@ from torch import Tensor, fx
 from ..engine.ir import differentiable
 from ..engine.torch_internals import schema_of
 from ..rules import Rule, Site, find, linear_map, rule_of
-from ..rules.node_info import info_of
+from ..rules.nodes import info_of
 from ..rules.registry import bind
 
 aten = torch.ops.aten

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .. import wrappers
-from ..rules.node_info import info_of
+from ..rules.nodes import info_of
 from . import library
 from .counting import LOSSES, Count, Product, Unit, count
 from .timing import sample

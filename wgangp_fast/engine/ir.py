@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ..rules.nodes import args_of as args_of
 from ..rules.registry import DeriveError as DeriveError
 from .effects import EFFECTS
 from .torch_internals import schema_of
@@ -32,11 +33,6 @@ CONSTANT = {
 def value_of(node: Any) -> Any:
     """The fake value recorded for a node; constants are themselves."""
     return node.meta["val"] if isinstance(node, fx.Node) else node
-
-
-def args_of(node: fx.Node) -> Any:
-    """``node.args``, which FX types as everything that an argument can be."""
-    return node.args
 
 
 def result_of(graph: fx.Graph) -> Any:

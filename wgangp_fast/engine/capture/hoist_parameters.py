@@ -15,7 +15,7 @@ from torch import Tensor, fx, ops
 
 from ...errors import CaptureError
 from ...rules.assignment import strided_assignment
-from ...rules.node_info import NodeInfo, info_of
+from ...rules.nodes import NodeInfo, info_of
 from ...rules.registry import bind, find
 from ...rules.replace_data import replace_data, replaced
 from .. import torch_internals

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError
-from ...rules.node_info import info_of
+from ...rules.nodes import info_of
 from ...rules.registry import OPERATOR, PACKET
 from .. import torch_internals
 from ..ir import is_float

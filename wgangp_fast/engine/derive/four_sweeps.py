@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from ...rules import Rule, Site, rule_of
-from ...rules.node_info import info_of
+from ...rules.nodes import info_of
 from ...rules.registry import OPERATOR, bind, plus
 from ..ir import (
     POINTS,

@@ -1,12 +1,20 @@
-"""What the engine knows of a node of a critic's graph, beside the fake value that torch keeps there."""
+"""Nodes of a critic's graph: their arguments and values, and what the engine knows of them beside torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import fx
+
+#: a value of a sweep: an FX proxy while a plan is written, a tensor in the tests of the rules; of an operator
+#: with several outputs a tuple of them, None for those that are zero
+Value: TypeAlias = Any
+#: an argument of an operator, or its result, before any sweep: a fake tensor, a number, a list, a dtype
+Argument: TypeAlias = Any
+#: an overload of ATen (its attributes are torch's), or a function of the package's own
+Operator: TypeAlias = Any
 
 
 @dataclass(frozen=True)
@@ -23,7 +31,7 @@ class NodeInfo:
     """
 
     requires_grad: bool = False
-    run: Callable[..., Any] | None = None
+    run: Callable[..., Value] | None = None
     own_products: frozenset[str] = frozenset()
     unfolded: bool = False
     pooled: bool = False
@@ -33,3 +41,8 @@ def info_of(node: fx.Node) -> NodeInfo:
     """What is known of ``node``; to change it: ``node.meta["info"] = replace(info_of(node), ...)``."""
     found: NodeInfo = node.meta.get("info", NodeInfo())
     return found
+
+
+def args_of(node: fx.Node) -> tuple[Argument, ...]:
+    """``node.args``, which FX types as everything that an argument can be."""
+    return node.args
