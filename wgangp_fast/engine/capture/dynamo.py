@@ -17,7 +17,7 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,12 +27,15 @@ from torch import Tensor, fx
 
 from ... import checks, wrappers
 from ...errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
+from ...rules.nodes import Argument
+from ...wrappers import Critic, Output
 from .. import lookups, torch_internals
 from ..derive.four_sweeps import derive
+from ..ir import Leaf
 from ..torch_internals import dynamo
 from .frontend import FrontEnd
 from .frontend_calls import LOGS
-from .frontend_draws import NONE, missed
+from .frontend_draws import NONE, Draws, missed
 from .hoist_parameters import Captured, split
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .trace import trace
@@ -43,7 +46,7 @@ class Binding:
     """A captured graph and the current values of its leaves: what one call hands to its plan."""
 
     captured: Captured
-    leaves: tuple[Any, ...]
+    leaves: tuple[Leaf, ...]
 
 
 MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
@@ -68,7 +71,7 @@ class Stopped(Exception):
 
 
 #: what a caller of :func:`bind` does with the graph that fits and its inputs, before anything of it runs
-Before = Callable[[Captured, tuple[Any, ...]], None]
+Before = Callable[[Captured, tuple[Leaf, ...]], None]
 
 
 @dataclass
@@ -86,7 +89,7 @@ class _Call:
     ran: bool = False
 
 
-def _body(critic: Any, output: Any, x: Tensor, draws: Any) -> Any:
+def _body(critic: Critic, output: Output | None, x: Tensor, draws: Draws) -> object:
     # Dynamo traces this function; Python executes it only if no compiled entry matched the call. (The test is
     # not is_compiling(), which is one flag for all threads.)
     if not torch.compiler.is_dynamo_compiling():
@@ -147,7 +150,7 @@ class _Entry:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.kinds: dict[Any, _Compiled] = {}
+        self.kinds: dict[Hashable, _Compiled] = {}
         self.refusals = Refusals()
         self.refused: str | None = None
         self.warned: set[str] = set()
@@ -187,13 +190,13 @@ class _Entry:
             )
 
 
-_entries: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
+_entries: WeakKeyDictionary[object, _Entry] = WeakKeyDictionary()
 _entries_lock = threading.Lock()
 _compile_lock = threading.RLock()  # Dynamo's configuration and tracing belong to the whole process
 _count = 0
 
 
-def _key(critic: Any) -> Any:
+def _key(critic: Critic) -> object:
     """What owns the compiled code: a module, or a function's code (so that fresh lambdas share it)."""
     if isinstance(critic, torch.nn.Module):
         return critic
@@ -201,7 +204,7 @@ def _key(critic: Any) -> Any:
     return code if code is not None else type(critic)
 
 
-def entry(critic: Any) -> _Entry:
+def entry(critic: Critic) -> _Entry:
     """The entry of an unwrapped critic, made on first use."""
     global _count
     key = _key(critic)
@@ -216,8 +219,8 @@ def entry(critic: Any) -> _Entry:
 
 
 def bind(
-    critic: Callable[[Tensor], Any],
-    output: Callable[[Any], Tensor] | None,
+    critic: Critic,
+    output: Output | None,
     x: Tensor,
     before: Before | None = None,
 ) -> Binding:
@@ -257,7 +260,7 @@ def bind(
     return result
 
 
-def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
+def look(critic: Critic, output: Output | None, x: Tensor) -> Captured:
     """The graph that :func:`bind` would take; nothing of it runs."""
     try:
         bind(critic, output, x, stop)
@@ -266,7 +269,7 @@ def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None
     raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
 
 
-def stop(captured: Captured, inputs: tuple[Any, ...]) -> None:
+def stop(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
     """End the call here.
 
     Raises:
@@ -300,7 +303,7 @@ def _unobserved() -> Iterator[None]:
             registry.update(items)
 
 
-def _run(own: _Entry, call: _Call, critic: Any, output: Any, x: Tensor) -> Any:
+def _run(own: _Entry, call: _Call, critic: Critic, output: Output | None, x: Tensor) -> Any:
     kind = call.kind
     try:
         try:
@@ -325,7 +328,7 @@ def _run(own: _Entry, call: _Call, critic: Any, output: Any, x: Tensor) -> Any:
     raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
 
 
-def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
+def _compile(own: _Entry, kind: _Compiled, critic: Critic, output: Output | None, x: Tensor) -> Any:
     strange = lookups.untested()
     if strange is not None and "untested" not in _said:
         _said.add("untested")
@@ -396,7 +399,7 @@ def _path(source: str) -> tuple[str, ...]:
     return tuple(word for word in re.findall(r"\w+", source) if word not in skipped)
 
 
-def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+def _backend(gm: fx.GraphModule, example_inputs: list[Argument]) -> Callable[..., tuple[object, ...]]:
     """What Dynamo calls once a graph: trace it, split it, return the function that makes a call's binding."""
     captured = split(*trace(gm, example_inputs))
     if missed():
@@ -415,7 +418,7 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     front.tape.finish()
 
-    def bound(*inputs: Any) -> tuple[Any, ...]:
+    def bound(*inputs: Argument) -> tuple[object, ...]:
         call = _this_thread.call
         call.ran = True
         if captured.refused is not None:

@@ -15,11 +15,11 @@ from torch import Tensor, fx, ops
 
 from ...errors import CaptureError
 from ...rules.assignment import strided_assignment
-from ...rules.nodes import NodeInfo, info_of
+from ...rules.nodes import Argument, NodeInfo, info_of
 from ...rules.registry import bind, find
 from ...rules.replace_data import replace_data, replaced
 from .. import torch_internals
-from ..effects import EFFECTS, give_data, write
+from ..effects import EFFECTS, Write, give_data, write
 from ..ir import args_of, is_float, result_of, value_of
 from .normalize import normalise
 from .trace import Effect
@@ -123,7 +123,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> 
     return captured
 
 
-def raise_if_fake(value: Any, node: fx.Node) -> None:
+def raise_if_fake(value: object, node: fx.Node) -> None:
     if torch_internals.is_fake(value):
         raise CaptureError(f"{node.name} is a constant without data")
 
@@ -155,7 +155,7 @@ class _Splitter:
     """Cuts the traced graph into prologue and critic."""
 
     def __init__(self, traced: fx.GraphModule, inputs: list[fx.Node], x_index: int, moving: set[fx.Node],
-                 score: fx.Node, outputs: list[Any], plan: list[tuple[str, int]],
+                 score: fx.Node, outputs: list[Argument], plan: list[tuple[str, int]],
                  effects: list[tuple[Effect, fx.Node]]) -> None:  # fmt: skip
         self.traced, self.inputs, self.x_index, self.moving = traced, inputs, x_index, moving
         self.score, self.outputs, self.plan, self.effects = score, outputs, plan, effects
@@ -227,7 +227,7 @@ class _Splitter:
         leaf.meta = {"val": value_of(node), "info": NodeInfo(requires_grad=info_of(node).requires_grad)}
         return leaf
 
-    def _effect_of(self, node: fx.Node) -> Any:
+    def _effect_of(self, node: fx.Node) -> Write | None:
         """The write that makes the node of an input, if it is the input just after its data were changed."""
         if node.target is not replace_data:
             return None
@@ -248,10 +248,11 @@ class _Splitter:
         return found
 
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
-        if self._given_early(node):
+        effect = self._effect_of(node)
+        if effect is not None and self._given_early(node):
             # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
             base, data = _bases(node)[-1], args_of(node)[1]
-            return prologue.call_function(self._effect_of(node), (held[base], held[data]))
+            return prologue.call_function(effect, (held[base], held[data]))
         if node.target is replace_data:
             return prologue.call_function(replaced, tuple(held[n] for n in args_of(node)))
         if node.target is aten.as_strided_scatter.default:

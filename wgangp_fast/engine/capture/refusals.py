@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow, Unavailable
+from ...wrappers import Critic, Output
 
 # What torch and the engine say (type of the error, its first line, its explanation), what that means in
 # the critic, and what to do about it. The first row that fits counts.
@@ -197,12 +198,12 @@ def user_line(error: BaseException) -> str:
     return _line_in(str(error))  # of the backend's errors torch keeps no more than the text
 
 
-def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
+def innermost(frames: Iterable[tuple[str, int | str | None, str | None]]) -> str:
     """The last of the frames ``(file, line, code)`` that is the user's, in words."""
     found = ""
     for file, number, code in frames:
         if _is_users(file):
-            code = code or linecache.getline(file, int(number))
+            code = code or linecache.getline(file, int(number or 0))
             found = f"{file}, line {number}" + (f" ({code.strip()})" if code and code.strip() else "")
     return found
 
@@ -277,7 +278,7 @@ class Refusals:
         self._of: dict[Any, _Refused] = {}
         self._in_a_row, self._passed, self._last = 0, 0, ("", "")
 
-    def standing(self, critic: Any, output: Any, x: Tensor) -> CaptureError | None:
+    def standing(self, critic: Critic, output: Output | None, x: Tensor) -> CaptureError | None:
         """The refusal of this kind of call, unless a capture is to be tried now."""
         kind, _ = _kind(critic, output, x)
         found = self._of.get(kind)
@@ -291,7 +292,7 @@ class Refusals:
         self._passed += 1
         return None if self._passed % 64 == 0 else refusal(*self._last)
 
-    def add(self, critic: Any, output: Any, x: Tensor, error: CaptureError) -> None:
+    def add(self, critic: Critic, output: Output | None, x: Tensor, error: CaptureError) -> None:
         """This kind of call could not be captured."""
         kind, held = _kind(critic, output, x)
         found = self._of.get(kind)
@@ -303,7 +304,7 @@ class Refusals:
         self._of[kind] = _Refused(error, held)
         self._in_a_row, self._last = self._in_a_row + 1, (str(error), error.remedy)
 
-    def end(self, critic: Any, output: Any, x: Tensor) -> None:
+    def end(self, critic: Critic, output: Output | None, x: Tensor) -> None:
         """This kind of call was captured."""
         self._in_a_row = 0
         if self._of:
@@ -314,7 +315,7 @@ class Refusals:
         self.__init__()  # type: ignore[misc]
 
 
-def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, list[Any]]:
+def _kind(critic: Critic, output: Output | None, x: Tensor) -> tuple[Any, list[Any]]:
     """What a refusal is about, and weak references to what it names by id."""
     held: list[Any] = []
     parts: list[Any] = [x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type)]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError
-from ...rules.nodes import info_of
+from ...rules.nodes import Argument, Operator, info_of
 from ...rules.registry import OPERATOR, PACKET
 from .. import torch_internals
 from ..ir import is_float
 from ..torch_internals import functional
 from .history import RecordHistory
-from .patching import Patch, patched
+from .patching import Method, Patch, patched
 
 aten = torch.ops.aten
 
@@ -46,7 +45,7 @@ def _ordinary_checks() -> list[Patch]:
     made for another kind of capture."""
     owner = torch_internals.ordering_by_tokens()
 
-    def without_check(original: Any) -> Any:
+    def without_check(original: Method) -> Method:
         return lambda op: op is not aten._linalg_check_errors.default and original(op)
 
     return [(owner, name, without_check) for name in ("has_effects", "_has_effects") if owner is not None]
@@ -56,7 +55,7 @@ Effect = tuple[int, bool]  # an input's position, and whether it gets other memo
 
 
 def trace(
-    gm: fx.GraphModule, example_inputs: list[Any]
+    gm: fx.GraphModule, example_inputs: list[Argument]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
     """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
     checkpoints: list[fx.Node] = []
@@ -87,7 +86,7 @@ def trace(
     mutated: list[Effect] = []
     lines = _Lines(gm)
 
-    def values(*inputs: Any) -> list[Any]:
+    def values(*inputs: Argument) -> list[Argument]:
         mutated.clear()
         with functional.FunctionalTensorMode():
             wrapped = [functional.to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
@@ -126,11 +125,11 @@ def trace(
     return gm, traced, mutated
 
 
-def _call_body(body: Any, *args: Any) -> Any:
+def _call_body(body: Callable[..., Argument], *args: Argument) -> Argument:
     return body(*args)
 
 
-def _is_custom(target: Any) -> bool:
+def _is_custom(target: Operator) -> bool:
     """Whether this is an operator of ``torch.library``, not of torch."""
     return isinstance(target, (OPERATOR, PACKET)) and not str(target).startswith(
         ("aten.", "prims.", "wgangp_fast.")
@@ -149,7 +148,7 @@ class _Lines(fx.Interpreter):
     now: str | None = None
     recording = True
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> Argument:
         self.now, self.recording = n.meta.get("stack_trace"), torch.is_grad_enabled()
         return super().run_node(n)
 

@@ -12,14 +12,13 @@ import functools
 import operator
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...rules import Rule, Site, rule_of
-from ...rules.nodes import info_of
-from ...rules.registry import OPERATOR, bind, plus
+from ...rules.nodes import Argument, Operator, Value, info_of
+from ...rules.registry import OPERATOR, Slots, bind, plus
 from ..ir import (
     POINTS,
     WHOLE,
@@ -67,13 +66,13 @@ class Derivation:
 
         self.forward, self.backward = GraphBuilder(), GraphBuilder()
         self.builder = self.forward
-        self.primal: dict[fx.Node, Any] = {}  # sweep 1, in the forward graph
-        self.members: dict[tuple[fx.Node, int], Any] = {}  # of tuples, in the forward graph
+        self.primal: dict[fx.Node, Value] = {}  # sweep 1, in the forward graph
+        self.members: dict[tuple[fx.Node, int], Value] = {}  # of tuples, in the forward graph
         self.imported: dict[fx.Node, fx.Proxy] = {}  # forward-graph node -> backward-graph placeholder
         self.saved: list[fx.Node] = []
-        self.cotangent: dict[fx.Node, Any] = {}
-        self.tangent: dict[fx.Node, Any] = {}
-        self.adjoint: dict[fx.Node, Any] = {}
+        self.cotangent: dict[fx.Node, Value] = {}
+        self.tangent: dict[fx.Node, Value] = {}
+        self.adjoint: dict[fx.Node, Value] = {}
 
     # structure ------------------------------------------------------------------------------------
 
@@ -116,7 +115,7 @@ class Derivation:
                 self.requires_grad.add(node)
 
     def _rule(self, node: fx.Node, site: TracedSite, active: frozenset[str], outputs: frozenset[int]) -> Rule:
-        op: Any = node.target
+        op: Operator = node.target
         drawn = torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default
         if drawn and site.arguments.get("training") is not False:
             raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
@@ -144,7 +143,7 @@ class Derivation:
         sources = bind(node.target, args_of(node), node.kwargs)
         at_rows = self._at_rows(node, rows)
 
-        def read(kind: str, key: Any) -> Any:
+        def read(kind: str, key: Argument) -> Value:
             if kind == "in":
                 name, _, index = key.partition(".")
                 return self._read(sources[name][int(index)] if index else sources[name], rows)
@@ -178,7 +177,7 @@ class Derivation:
         """The node that :meth:`_at_rows` made ``at_rows`` of."""
         return at_rows
 
-    def _rows(self, value: Any, node: fx.Node, key: int | None, rows: str) -> Any:
+    def _rows(self, value: Value, node: fx.Node, key: int | None, rows: str) -> Value:
         """Some rows of a node's value (of its member ``key``) for the whole batch."""
         return value
 
@@ -190,16 +189,16 @@ class Derivation:
         seed = self.tangent[self.x] = self.backward.placeholder("seed")
         seed.node.meta["val"] = value_of(self.x)
 
-    def _results(self) -> tuple[Any, Any]:
+    def _results(self) -> tuple[Argument, Argument]:
         """What the forward and the backward graph return before saved values and gradients of leaves."""
         return self.cotangent[self.x].node, _node(self.adjoint.get(self.x) if self.wants_x else None)
 
     # values ---------------------------------------------------------------------------------------
 
-    def _read(self, source: fx.Node, rows: str = POINTS) -> Any:
+    def _read(self, source: fx.Node, rows: str = POINTS) -> Value:
         return self._rows(self._here(self.primal[source]), source, None, rows)
 
-    def _here(self, value: Any) -> Any:
+    def _here(self, value: Value) -> Value:
         """A forward-graph value in the graph being written; crossing over makes it saved."""
         if self.builder is self.forward or not isinstance(value, fx.Proxy):
             return value
@@ -210,13 +209,13 @@ class Derivation:
             self.imported[value.node] = self.backward.placeholder(f"saved_{value.node.name}")
         return self.imported[value.node]
 
-    def _there(self, value: Any) -> Any:
+    def _there(self, value: Value) -> Value:
         """Cotangents (a proxy, or a tuple of them for a node with several outputs) in this graph."""
         if isinstance(value, (tuple, list)):
             return tuple(self._here(v) for v in value)
         return self._here(value)
 
-    def _gather(self, table: dict[fx.Node, Any], node: fx.Node) -> Any:
+    def _gather(self, table: dict[fx.Node, Value], node: fx.Node) -> Value:
         """The entry of a node; for a node with several outputs the tuple of its members' entries."""
         val = value_of(node)
         if not isinstance(val, (tuple, list)):
@@ -279,7 +278,7 @@ class Derivation:
         if self.x not in self.cotangent:
             raise DeriveError("the critic's output does not depend on x")
 
-    def _add(self, table: dict[fx.Node, Any], node: fx.Node, found: Any, where: set[fx.Node]) -> None:
+    def _add(self, table: dict[fx.Node, Value], node: fx.Node, found: Slots, where: set[fx.Node]) -> None:
         slots = slot_nodes(node)
         for slot, value in found.items():
             source = slots[slot]
@@ -344,7 +343,7 @@ class Derivation:
     def _second_order_in_sweep3(self, node: fx.Node) -> bool:
         return self.rules[node].second_order_in_sweep3(self.sites[node])
 
-    def _add_second_order(self, node: fx.Node, t: dict[str, Any]) -> None:
+    def _add_second_order(self, node: fx.Node, t: dict[str, Value]) -> None:
         """Curvature alone, at a node whose output has no adjoint (early, so that tangents die young)."""
         site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         g = self._gather(self.cotangent, node)
@@ -363,7 +362,7 @@ class Derivation:
             if node in self.rules and node in self.requires_grad and self._has(with_adjoint, node):
                 self._adjoint_at(node)
 
-    def _tangents(self, node: fx.Node) -> dict[str, Any]:
+    def _tangents(self, node: fx.Node) -> dict[str, Value]:
         slots = slot_nodes(node)
         active = self.sites[node].active  # a set: its own order differs from process to process
         return {s: self.tangent[n] for s, n in slots.items() if s in active and n in self.tangent}
@@ -433,11 +432,11 @@ class Derivation:
         )
 
 
-def _node(value: Any) -> fx.Node | None:
+def _node(value: Value) -> fx.Node | None:
     return None if value is None else value.node
 
 
-def _operator_name(target: Any) -> str:
+def _operator_name(target: Operator) -> str:
     """``aten.relu.default``, or ``wgangp_fast.norm_act`` for the package's own."""
     return str(target) if isinstance(target, OPERATOR) else f"wgangp_fast.{target.__name__}"
 
