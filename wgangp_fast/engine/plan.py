@@ -57,6 +57,7 @@ class Plan:
         self.wanted = tuple(captured.requiring_grad()) if torch.is_grad_enabled() else ()
         self.count = len(leaves)
         if critic_step:
+            assert isinstance(captured.critic_step, tuple)
             graphs = [lower(graph, kernels) for graph in captured.critic_step]
             match, lowered = BatchMatch(*graphs), graphs[-1]
             cut = match.cut(result_of(match.one), None, REST)

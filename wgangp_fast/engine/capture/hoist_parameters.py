@@ -8,6 +8,7 @@ and runs under ordinary autograd, so that its parameters get their gradients thr
 from __future__ import annotations
 
 import operator
+from collections.abc import Hashable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,8 +41,8 @@ class Captured:
         input_names: what each of Dynamo's inputs is, in words that two captures of one critic share.
         python_effects: whether a call changes attributes, lists or other Python objects.
         plans: derived plans by what they must produce; filled by the plan.
-        joined: its graphs for one, two and three batches (see ``joint``), or why there are none; None: not
-        tried.
+        critic_step: for a plan of the whole critic step, the critic's graphs for one, two and three batches,
+        or why there are none; None: not tried.
         seen: other captures of the critic, as real and fake show it, and in what they differ from this one.
         written: positions of Dynamo's inputs that a call writes into.
         draws: its Python draws random numbers at every call.
@@ -57,8 +58,8 @@ class Captured:
     batch_norm: str | None
     input_names: tuple[str, ...] = ()
     python_effects: bool = False
-    plans: dict[Any, Any] = field(default_factory=dict)
-    critic_step: Any = None
+    plans: dict[Hashable, Any] = field(default_factory=dict)
+    critic_step: tuple[fx.Graph, ...] | str | None = None
     seen: dict[Captured, str | None] = field(default_factory=dict)
     written: tuple[int, ...] = ()
     draws: bool = False
