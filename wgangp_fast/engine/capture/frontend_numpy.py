@@ -111,62 +111,65 @@ def patches() -> list[Patch]:
 
         return create
 
-    def plain(original: Method) -> Method:
-        """Comparisons of numpy's numbers are constants; torch 2.11 does not know their type."""
-
-        def __init__(self: Variable, value: object, **kwargs: Any) -> None:
-            original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
-
-        return __init__
-
-    def fold(original: Method) -> Method:
-        """Numpy's functions of constants: as numpy computes them."""
-
-        def call_function(
-            self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
-        ) -> Variable:
-            members = [*args, *kwargs.values()]
-            pure = isinstance(self.value, np.ufunc) or "random" not in str(
-                getattr(self.value, "__module__", "random")
-            )
-            if pure and all(a.is_python_constant() for a in members):
-                named = {k: v.as_python_constant() for k, v in kwargs.items()}
-                try:
-                    result = self.value(*[a.as_python_constant() for a in args], **named)
-                except Exception:
-                    return original(self, tx, args, kwargs)
-                if _is_scalar(result) or type(result) in (bool, int, float):
-                    return SourcelessBuilder.create(tx, result)
-            return original(self, tx, args, kwargs)
-
-        return call_function
-
-    def typed(original: Method) -> Method:
-        """``torch.tensor`` of numpy scalars has their dtype, not the default one."""
-
-        def call_function(
-            self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
-        ) -> Variable:
-            if (
-                self.value in (torch.tensor, torch.as_tensor, torch.asarray)
-                and "dtype" not in kwargs
-                and len(args) == 1
-                and args[0].is_python_constant()
-            ):
-                data = args[0].as_python_constant()
-                if any(_is_scalar(leaf) for leaf in tree.tree_leaves(data)):
-                    with without_dispatch_modes():
-                        dtype = torch.tensor(data).dtype
-                    kwargs = {**kwargs, "dtype": ConstantVariable.create(dtype)}
-            return original(self, tx, args, kwargs)
-
-        return call_function
-
     return [
         (dynamo.VariableBuilder, "_wrap", wrap),
         (SourcelessBuilder, "create", create),
         (ConstantVariable, "create", create),
-        (ConstantVariable, "__init__", plain),
-        (dynamo.NumpyVariable, "call_function", fold),
-        (dynamo.TorchInGraphFunctionVariable, "call_function", typed),
+        (ConstantVariable, "__init__", _plain),
+        (dynamo.NumpyVariable, "call_function", _fold),
+        (dynamo.TorchInGraphFunctionVariable, "call_function", _typed),
     ]
+
+
+def _plain(original: Method) -> Method:
+    """Comparisons of numpy's numbers are constants; torch 2.11 does not know their type."""
+
+    def __init__(self: Variable, value: object, **kwargs: Any) -> None:
+        original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
+
+    return __init__
+
+
+def _fold(original: Method) -> Method:
+    """Numpy's functions of constants: as numpy computes them."""
+
+    def call_function(
+        self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+    ) -> Variable:
+        members = [*args, *kwargs.values()]
+        pure = isinstance(self.value, np.ufunc) or "random" not in str(
+            getattr(self.value, "__module__", "random")
+        )
+        if pure and all(a.is_python_constant() for a in members):
+            named = {k: v.as_python_constant() for k, v in kwargs.items()}
+            try:
+                result = self.value(*[a.as_python_constant() for a in args], **named)
+            except Exception:
+                return original(self, tx, args, kwargs)
+            if _is_scalar(result) or type(result) in (bool, int, float):
+                return dynamo.SourcelessBuilder.create(tx, result)
+        return original(self, tx, args, kwargs)
+
+    return call_function
+
+
+def _typed(original: Method) -> Method:
+    """``torch.tensor`` of numpy scalars has their dtype, not the default one."""
+
+    def call_function(
+        self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+    ) -> Variable:
+        if (
+            self.value in (torch.tensor, torch.as_tensor, torch.asarray)
+            and "dtype" not in kwargs
+            and len(args) == 1
+            and args[0].is_python_constant()
+        ):
+            data = args[0].as_python_constant()
+            if any(_is_scalar(leaf) for leaf in tree.tree_leaves(data)):
+                with without_dispatch_modes():
+                    dtype = torch.tensor(data).dtype
+                kwargs = {**kwargs, "dtype": dynamo.ConstantVariable.create(dtype)}
+        return original(self, tx, args, kwargs)
+
+    return call_function

@@ -163,9 +163,6 @@ def _compute(output: OutputGraph, node: fx.Node, values: dict[fx.Node, Argument]
 def number_patches(front: Front) -> list[Patch]:
     """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
     with stays a number of each call, whatever it changes to."""
-    ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
-    VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
-    proxy_args_kwargs = dynamo.proxy_args_kwargs
 
     def read(tx: Translator, variable: Variable, needed: bool = False) -> Argument:
         found = known(front, tx.output, variable.as_proxy().node, front.numbers or needed)
@@ -174,9 +171,22 @@ def number_patches(front: Front) -> list[Patch]:
         front.read_number()
         return found if front.numbers or needed else None
 
-    def jumping(original: Method) -> Method:
-        """``if mask.any():``"""
+    jumping = _jumps(read)
+    patches: list[Patch] = [(dynamo.TensorVariable, "call_method", _methods(read))]
+    patches += [
+        (kind, "dispatch_table", jumping) for kind in _with_subclasses(dynamo.InstructionTranslatorBase)
+    ]
+    return patches
 
+
+def _jumps(read: Callable[..., Argument]) -> Callable[[list[Method]], list[Method]]:
+    """What makes a table of instructions in which a jump may depend on a tensor: ``if mask.any():``."""
+    ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
+    jumps = {
+        code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
+    }
+
+    def jumping(original: Method) -> Method:
         def instruction(self: Translator, inst: dis.Instruction) -> object:
             top = self.stack[-1]
             if isinstance(top, TensorVariable):
@@ -187,9 +197,15 @@ def number_patches(front: Front) -> list[Patch]:
 
         return instruction
 
-    def methods(original: Method) -> Method:
-        """``item`` and ``tolist``; and ``random_``, which the front end leaves out."""
+    return lambda table: [jumping(entry) if code in jumps else entry for code, entry in enumerate(table)]
 
+
+def _methods(read: Callable[..., Argument]) -> Callable[[Method], Method]:
+    """A tensor's ``item`` and ``tolist``; and ``random_``, which the front end leaves out."""
+    VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
+    proxy_args_kwargs = dynamo.proxy_args_kwargs
+
+    def methods(original: Method) -> Method:
         def call_method(
             self: Variable, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]
         ) -> Variable:
@@ -206,29 +222,14 @@ def number_patches(front: Front) -> list[Patch]:
 
         return call_method
 
-    def tables(kind: type) -> Iterator[type]:
-        yield kind
-        below: type
-        for below in kind.__subclasses__():
-            yield from tables(below)
+    return methods
 
-    patches: list[Patch] = [
-        (TensorVariable, "call_method", methods),
-    ]
-    jumps = {
-        code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
-    }
-    for kind in tables(dynamo.InstructionTranslatorBase):
-        patches.append(
-            (
-                kind,
-                "dispatch_table",
-                lambda table: [
-                    jumping(entry) if code in jumps else entry for code, entry in enumerate(table)
-                ],
-            )
-        )
-    return patches
+
+def _with_subclasses(kind: type) -> Iterator[type]:
+    yield kind
+    below: type
+    for below in kind.__subclasses__():
+        yield from _with_subclasses(below)
 
 
 def _random_(tensor: Tensor, *bounds: int) -> Tensor:

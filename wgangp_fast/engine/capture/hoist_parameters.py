@@ -196,7 +196,6 @@ class _Splitter:
         # In a place of its own, and the tensor itself goes on: autograd saves it, and sees later data.
         for node in body:
             if node.op == "get_attr":
-                here[node] = critic.create_node("get_attr", node.target)
                 raise CaptureError("the critic creates a tensor constant")
             effect = self._effect_of(node)
             if effect is not None and not info_of(_bases(node)[-1]).requires_grad:

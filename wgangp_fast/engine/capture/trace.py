@@ -58,30 +58,11 @@ def trace(
     gm: fx.GraphModule, example_inputs: list[Argument]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
     """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
-    checkpoints: list[fx.Node] = []
-    for node in gm.graph.nodes:
-        if node.op == "call_method" and node.target in (
-            "register_hook",
-            "register_post_accumulate_grad_hook",
-        ):
-            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
-        if torch_internals.is_higher_order(node.target):
-            if "checkpoint" not in str(node.target):
-                raise CaptureError(
-                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
-                )
-            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
-            checkpoints.append(node)
-    gm.recompile()
+    checkpoints = _without_checkpoints(gm)
     mode = torch_internals.fake_mode_of_capture()
     if mode is None:
         raise CaptureError("no fake tensor mode is active")
-    for node in gm.graph.nodes:
-        if node.op == "placeholder":
-            example = node.meta.get("example_value")
-            if isinstance(example, Tensor):
-                for size in (*example.shape, *example.stride()):
-                    int(size)  # a guard: shapes are static, each has a graph of its own
+    _guard_shapes(gm)
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
     mutated: list[Effect] = []
     lines = _Lines(gm)
@@ -123,6 +104,36 @@ def trace(
         node.meta["val"] = None
     _check_static(traced)
     return gm, traced, mutated
+
+
+def _without_checkpoints(gm: fx.GraphModule) -> list[fx.Node]:
+    """Checkpoints become plain calls, which are returned. Hooks and custom Functions are refused."""
+    checkpoints: list[fx.Node] = []
+    for node in gm.graph.nodes:
+        if node.op == "call_method" and node.target in (
+            "register_hook",
+            "register_post_accumulate_grad_hook",
+        ):
+            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
+        if torch_internals.is_higher_order(node.target):
+            if "checkpoint" not in str(node.target):
+                raise CaptureError(
+                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
+                )
+            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+            checkpoints.append(node)
+    gm.recompile()
+    return checkpoints
+
+
+def _guard_shapes(gm: fx.GraphModule) -> None:
+    """Shapes are static: each has a graph of its own."""
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            example = node.meta.get("example_value")
+            if isinstance(example, Tensor):
+                for size in (*example.shape, *example.stride()):
+                    int(size)  # which guards it
 
 
 def _call_body(body: Callable[..., Argument], *args: Argument) -> Argument:
