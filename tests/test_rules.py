@@ -126,7 +126,7 @@ def test_a_wrong_generic_rule_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("op", [aten.tanh.default, aten.mm.default], ids=str)
 def test_a_missing_curvature_does_not_pass(op, monkeypatch: pytest.MonkeyPatch) -> None:
     rule = operators()[op]
-    monkeypatch.setattr(rule, "curved", lambda site, moving: frozenset())
+    monkeypatch.setattr(rule, "second_order_slots", lambda site, moving: frozenset())
     with pytest.raises(AssertionError, match="autograd finds curvature in"):
         check_case(SETTINGS[op][0], rule)
 
