@@ -16,10 +16,10 @@ BUILT := build/.extension
 CMAKE := cmake
 JOBS := $(or $(MAX_JOBS),$(shell nproc 2>/dev/null || echo 2))
 
-.PHONY: help setup demo test lint format docs bench native sanitize emulate wheel versions gpu clean
+.PHONY: help setup demo test test-slow lint format docs bench native sanitize emulate wheel versions gpu clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) $(BUILT) ## make .venv and install the package with all its extras (the others do this first)
 
@@ -39,9 +39,14 @@ $(BUILT): $(STAMP) $(CPP_SOURCES)
 demo: $(STAMP) $(BUILT) ## train a small critic and generator, and write pictures into demo/
 	$(BIN)/wgangp-fast demo --outdir demo
 
-# Threads that spin while they wait double the tests' time on a machine that is shared.
-test: $(STAMP) $(BUILT) ## the tests, on the CPU (and on a GPU that .venv's torch can use)
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest tests -q
+# One process a core, one thread each: torch's threads would only wait for one another.
+PYTEST = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -q -n $(JOBS)
+
+test: $(STAMP) $(BUILT) ## whether the package is right: units, the public calls, a GPU that .venv's torch can use
+	$(PYTEST) tests/unit tests/integration tests/gpu
+
+test-slow: $(STAMP) $(BUILT) ## what starts processes, compiles or trains: builds, torchrun, kills, experiments, Triton
+	$(PYTEST) tests/slow
 
 lint: $(STAMP) ## ruff, mypy and clang-format: check, change nothing
 	$(BIN)/ruff check .

@@ -13,7 +13,6 @@ installation is Python alone and says so; a compiler that fails fails the instal
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import re
@@ -22,7 +21,6 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from setuptools import Extension, setup
@@ -33,16 +31,9 @@ ROOT = Path(__file__).resolve().parent
 SUFFIXES = {".cpp", ".cu", ".h", ".cuh"}
 
 
-def load(name: str) -> ModuleType:
-    """A module of wgangp_fast/native without that package, which imports torch."""
-    package = ModuleType("wgangp_fast_native")
-    package.__path__ = [str(ROOT / "wgangp_fast" / "native")]
-    sys.modules.setdefault(package.__name__, package)
-    return importlib.import_module(f"{package.__name__}.{name}")
-
-
-recipes = load("recipe")
-toolchain = load("toolchain")
+sys.path.insert(0, str(ROOT))
+from wgangp_fast.native import recipe as recipes  # noqa: E402 - from this checkout; neither imports torch
+from wgangp_fast.native import toolchain  # noqa: E402
 
 
 def torch_facts() -> tuple[Path, str, str | None]:

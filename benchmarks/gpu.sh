@@ -91,11 +91,11 @@ bench() { # bench NAME SECONDS ARGUMENTS...: one suite, into the result NAME
 
 if [ "$part" != bench ]; then
   step gpu-tests 120 "${pytest[@]}" tests/gpu
-  kernels=(tests/test_ops.py tests/test_mlp_penalty.py tests/test_products.py)
+  kernels=(tests/unit/test_ops.py tests/slow/test_mlp_penalty.py tests/unit/test_products.py)
   step kernel-tests 70 "${pytest[@]}" "${kernels[@]}" -k "not triton"
   # Triton compiles a kernel for each activation, layout and dtype: the two dtypes that people train in.
   if [ "$device" = cuda ]; then
-    step triton-tests 100 "${pytest[@]}" tests/test_ops.py -k "triton and (float32 or bfloat16)"
+    step triton-tests 100 "${pytest[@]}" tests/unit/test_ops.py -k "triton and (float32 or bfloat16)"
     step cuda-programs 100 bash -c 'programs && run_programs'
     if command -v compute-sanitizer >/dev/null; then
       step memcheck 45 bash -c 'run_programs memcheck'
@@ -120,7 +120,7 @@ if [ "$part" != tests ]; then
 fi
 # What time is left goes to the other tests: penalty and loss on this device.
 if [ "$part" != bench ]; then
-  step other-tests 120 "${pytest[@]}" tests/test_loss.py tests/test_penalty.py tests/test_api.py -x
+  step other-tests 120 "${pytest[@]}" tests/integration/test_loss.py tests/integration/test_penalty.py tests/integration/test_api.py -x
 fi
 
 # 124 and 137 are timeout's codes.

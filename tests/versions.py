@@ -1,6 +1,6 @@
 """Runs the tests on several versions of torch, and writes docs/compatibility.md: what `make versions` calls.
 
-    python tests/versions.py 2.11.0 2.15.0 --tests tests/test_ops.py
+    python tests/versions.py 2.11.0 2.15.0 --tests tests/unit/test_ops.py
 
 Each version gets an environment of its own, made in a temporary folder and removed afterwards, one at a time:
 torch with its CUDA libraries takes 5 GB. The package is installed there as a user installs it, either built
@@ -41,7 +41,7 @@ NEEDED = ("pytest", "hypothesis", "expecttest", "ninja", "wheel", "triton; sys_p
 DESCRIBE = """
 import json, platform, warnings
 import torch
-from wgangp_fast import native
+from wgangp_fast.native import load as native
 warnings.simplefilter("ignore")
 try:
     import triton
@@ -140,7 +140,7 @@ def written(rows: dict[str, dict[str, Any]]) -> str:
         "",
         "Written by `make versions`. Each row is an environment with that torch, in which the package is",
         "installed; its native library is `built` there from source, or comes in a `wheel` (`make wheel`)",
-        "that was built with another torch. *tests*: `all` are those of tests/test_NAME.py with these names:",
+        "that was built with another torch. *tests*: `all` are the files tests/*/test_NAME.py named:",
         ", ".join(TESTS) + ".",
         "",
         "| torch | Python | triton | numpy | library | tests | passed | failed | skipped | date, commit |",
@@ -168,7 +168,7 @@ def main() -> int:
     parser.add_argument("--wheel", type=Path, help="install this wheel instead of building the checkout")
     parser.add_argument("--folder", type=Path, help="work there, and leave compiled kernels for the next run")
     arguments = parser.parse_args()
-    tests = arguments.tests or [f"tests/test_{name}.py" for name in TESTS]
+    tests = arguments.tests or [str(*ROOT.glob(f"tests/*/test_{name}.py")) for name in TESTS]
     wheel = arguments.wheel and arguments.wheel.resolve()
     bad = []
     with ExitStack() as stack:

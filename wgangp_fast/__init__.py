@@ -3,23 +3,33 @@
     penalty = gradient_penalty(critic, real, fake)      # replaces the stock call
     loss = critic(fake).mean() - critic(real).mean() + 10 * penalty
 
-Importing this needs torch and numpy alone; the engine is loaded by the first call.
+Each name is imported when it is first used; torch and numpy are all that it needs. The first call loads the
+engine.
 """
 
-from . import interrupts  # noqa: F401 - before torch, whose import takes seconds
-from .autotune import ExecutorChoice, choose_executor
-from .cuda_graphs.step import GraphedCriticStep, GraphedStep, make_graphed_step
-from .errors import (
-    BackendError,
-    BatchNormWarning,
-    GraphError,
-    ManyCapturesWarning,
-    StockPathWarning,
-    UntestedTorchWarning,
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from . import (
+    interrupts,  # noqa: F401 - before torch, whose import takes seconds
+    lazy,
 )
-from .explain import Explanation, explain
-from .loss import CriticLoss, CriticLossOutput, critic_loss
-from .penalty import gradient_norm, gradient_penalty, input_gradient, r1_penalty
+
+if TYPE_CHECKING:
+    from .autotune import ExecutorChoice, choose_executor
+    from .cuda_graphs.step import GraphedCriticStep, GraphedStep, make_graphed_step
+    from .errors import (
+        BackendError,
+        BatchNormWarning,
+        GraphError,
+        ManyCapturesWarning,
+        StockPathWarning,
+        UntestedTorchWarning,
+    )
+    from .explanation import Explanation, explain
+    from .loss import CriticLoss, CriticLossOutput, critic_loss
+    from .penalty import gradient_norm, gradient_penalty, input_gradient, r1_penalty
 
 __all__ = [
     "BackendError",
@@ -44,3 +54,19 @@ __all__ = [
     "r1_penalty",
 ]
 __version__ = "0.1.0.dev0"
+
+__getattr__, __dir__ = lazy.attach(
+    __name__,
+    {
+        "autotune": ("ExecutorChoice", "choose_executor"),
+        "cuda_graphs.step": ("GraphedCriticStep", "GraphedStep", "make_graphed_step"),
+        "errors": (
+            *("BackendError", "BatchNormWarning", "GraphError", "ManyCapturesWarning", "StockPathWarning"),
+            "UntestedTorchWarning",
+        ),
+        "explanation": ("Explanation", "explain"),
+        "loss": ("CriticLoss", "CriticLossOutput", "critic_loss"),
+        "penalty": ("gradient_norm", "gradient_penalty", "input_gradient", "r1_penalty"),
+    },
+    modules=("compat", "ops", "training"),
+)

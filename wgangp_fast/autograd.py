@@ -75,10 +75,10 @@ def _norm_penalty(plan: Plan, request: Request, gradient: Tensor) -> tuple[Tenso
 
 
 def _saved(ctx: Context) -> list[Tensor]:
-    """The saved tensors as a list that holds the last reference, unless the graph is to be kept.
+    """The saved tensors, as a list that holds the only references to them (unless ``retain_graph`` is set).
 
-    One Function saves what stock code spreads over a hundred nodes; without this, all of it would live
-    to the end of the backward pass.
+    Stock code spreads them over a hundred autograd nodes, which free them one by one. This one Function would
+    keep all of them to the end of its backward pass; so the sweeps take them out of the list.
     """
     saved = list(ctx.saved_tensors)
     if not torch_internals.keeps_graph():
@@ -89,7 +89,7 @@ def _saved(ctx: Context) -> list[Tensor]:
 def _sweep34(
     ctx: Context, seed: list[Tensor], saved: list[Tensor]
 ) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Sweeps 3 and 4; both lists are emptied, so that what they hold dies after its last use."""
+    """Sweeps 3 and 4; both lists are emptied, so that each tensor is freed after its last use."""
     shape, dtype, device = seed[0].shape, seed[0].dtype, seed[0].device
     of_x, of_leaves = ctx.plan.backward(seed, saved, ctx.numbers)
     if of_x is None and ctx.plan.sweeps.wants_x:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import checks
 from .errors import BackendError
-from .explain import explain
+from .explanation import explain
 from .loss import critic_loss
 from .options import EXECUTORS
 from .wrappers import Critic

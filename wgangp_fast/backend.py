@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import torch
 
-from . import native
 from .engine import torch_internals
 from .errors import BackendError
+from .native import load as native
 
 NAMES = ("auto", "ref", "cpu", "cuda", "triton")
 ENVIRONMENT = "WGANGP_FAST_IMPL"

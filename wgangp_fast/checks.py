@@ -1,4 +1,4 @@
-"""Argument checks: each raises before any work and says what came, what must hold and what to do."""
+"""Argument checks. Each raises before any work, and says what was given, what must hold and what to do."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def reduction_and_target(reduction: object, target: object) -> None:
 
 
 def weights(alpha: object, real: Tensor) -> Tensor | None:
-    """``alpha`` as ``[N]``; None stays None, except in a CUDA graph's capture."""
+    """``alpha`` as ``[N]``. None stays None, but is an error while a CUDA graph is captured."""
     if alpha is None:
         if capturing(real.device):
             raise RuntimeError(
@@ -86,9 +86,8 @@ def weights(alpha: object, real: Tensor) -> Tensor | None:
 
 
 def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """All in the dtype of ``alpha * real + (1 - alpha) * fake``, which is torch's: bfloat16 samples and
-    float32
-    weights give float32 points. Gradients flow back through the casts, each in its own dtype."""
+    """All three in the dtype that torch gives ``alpha * real + (1 - alpha) * fake``: bfloat16 samples and
+    float32 weights give float32 points. Gradients flow back through the casts, each in its own dtype."""
     dtype = torch.promote_types(real.dtype, fake.dtype)
     if alpha is not None:
         dtype = torch.promote_types(dtype, alpha.dtype)
@@ -97,8 +96,8 @@ def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, 
 
 
 def as_traced(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Around captured code: its casts are written in it, so autocast, where it is on, must add none (a part
-    of the critic may have run without it)."""
+    """Context for captured code, in which autocast is off: the casts that it made at capture are part of the
+    code, and a part of the critic may have switched it off."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
@@ -110,7 +109,7 @@ def capturing(device: torch.device) -> bool:
 
 
 def stock_path_in_capture(device: torch.device, reason: object) -> None:
-    """What breaks the capture of a critic (Python that looks at data) would be frozen in a CUDA graph."""
+    """Raise while a CUDA graph is captured: it would freeze what the critic decides in Python."""
     if capturing(device):
         raise RuntimeError(
             f"the critic runs on the stock path ({reason}), which a CUDA graph would freeze as it is now. "

@@ -15,7 +15,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import __version__, backend, native
+from . import __version__, backend
+from .native import load as native
 from .native import toolchain
 
 

@@ -14,15 +14,15 @@ class CaptureError(Exception):
 
 
 class NotNow(CaptureError):
-    """Something around this call, not the critic, stands in the way of a capture."""
+    """Something around this call, not the critic itself, prevents a capture; a later call may succeed."""
 
 
 class NotBatchable(CaptureError):
-    """The critic cannot run on several batches at once with the result of each alone."""
+    """On several batches together the critic would not compute what it computes on each alone."""
 
 
 class Unavailable(CaptureError):
-    """This torch lacks something private that the engine stands on, or it does something else there."""
+    """This torch lacks a private function that the engine needs, or has one that behaves otherwise."""
 
 
 class UntestedTorchWarning(UserWarning):
@@ -30,7 +30,7 @@ class UntestedTorchWarning(UserWarning):
 
 
 class ManyCapturesWarning(UserWarning):
-    """The critic is captured again and again; the message says why, and what happens at last."""
+    """The critic is captured again and again; the message says why, and when that ends."""
 
 
 class UserError(Exception):
@@ -57,4 +57,4 @@ class BatchNormWarning(UserWarning):
 
 
 class VerificationError(Exception):
-    """The plan's numbers are not the stock code's; the message says which."""
+    """A plan's numbers differ from those of stock code; the message says which."""

@@ -29,7 +29,7 @@ class CriticLossOutput(NamedTuple):
         penalty: scalar, the penalty, not weighted.
         grad_norm: ``[N]``, norms of the critic's input gradient at the penalty points.
 
-    All are on the device of the samples: nothing waits for it until a number is read.
+    All stay on the device of the samples; only reading a number (``item()``) waits for the device.
     """
 
     loss: Tensor
@@ -56,12 +56,12 @@ def critic_loss(
 ) -> CriticLossOutput:
     """The critic's whole WGAN-GP loss: ``mean D(fake) - mean D(real) + lambda_gp * penalty``.
 
-    Gulrajani et al. 2017, algorithm 1. Value and gradients equal those of the three stock terms. The critic
-    runs once, on real, fake and the penalty points together, and the gradients of all three share one
-    backward pass, where its forward changes no buffers and does the same whether samples require a gradient
-    or not. Otherwise (batch norm or spectral norm in training, samples of two dtypes) it runs as stock code
-    runs it: on real, on fake, then for the penalty. Statistics of a batch are those of each of the three.
-    Random numbers (dropout) are drawn for all three at once.
+    Gulrajani et al. 2017, algorithm 1. The value and the gradients equal those of the three terms in stock
+    code. The critic runs once, on real, fake and penalty points together, and one backward pass gives all
+    gradients. Some critics cannot run so: those whose forward pass changes buffers (batch norm or spectral
+    norm in training) or asks whether its input requires a gradient. These, and samples of two dtypes, run as
+    in stock code: on real, on fake, then for the penalty. Statistics over a batch are taken for real, fake
+    and points each; random numbers (dropout) are drawn once for all three.
 
     Args:
         critic: any callable, as for :func:`wgangp_fast.gradient_penalty`.
@@ -75,7 +75,7 @@ def critic_loss(
         output: picks the score out of what the critic returns.
         generator: source of ``alpha``.
         impl: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"ref"``.
-        recompute: keep less between forward and backward, and make it again: less memory, more time.
+        recompute: keep less between forward and backward, and compute it again: less memory, more time.
         executor: ``"eager"``, ``"inductor"`` or ``"graph"``: how the plan is run.
 
     Returns:
@@ -90,8 +90,8 @@ def critic_loss(
         generator=generator, impl=impl, recompute=recompute, executor=executor, lambda_gp=lambda_gp,
     )  # fmt: skip
     found = None
-    # Without gradients stock code shows the critic another grad mode, for nothing that one pass would spare.
-    # Where dtypes differ the critic sees real, fake and the points each in its own.
+    # Without gradients one pass saves nothing, and in stock code the critic sees another grad mode. If the
+    # dtypes differ, the critic must see real, fake and points each in its own: they cannot be one batch.
     promoted = checks.promoted(real, fake, request.alpha)
     alike = all(v.dtype == real.dtype for v in (fake, *promoted) if v is not None)
     if request.backend != "ref" and torch.is_grad_enabled() and alike:
@@ -109,13 +109,13 @@ def _at_once(request: Request) -> CriticLossOutput | None:
     kernels = Kernels.of(request.backend, real.device.type)
     wanted = Wanted(request.critic, request.output, wants_x, kernels, request.options, critic_step=True)
     watch = wanted.verification(real.device)
-    # Capture looks at shape, strides, dtype and device; the numbers come when the plan is known.
+    # Capture needs only shape, strides, dtype and device; the points are computed once the plan is known.
     like = points_like(real)
     plan, leaves = critic_step_plan(wanted, like, watch)
     if plan is None:
         return None
     n, *rest = like.shape
-    strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays so
+    strides = (math.prod(rest), *like.stride()[1:])  # channels_last stays channels_last
     whole = torch.empty_strided((3 * n, *rest), strides, dtype=real.dtype, device=real.device)
     key = (0, 0) if weights is not None else draw_key(request.generator, real.device)
     if watch is not None:
@@ -138,12 +138,13 @@ def _at_once(request: Request) -> CriticLossOutput | None:
 
 @dataclass
 class _Stock:
-    """The loss by stock code, to compare with: ``(real, fake, alpha) -> `` scalar.
+    """The loss by stock code, ``(real, fake, alpha)`` to a scalar: the plan's first call is compared with it.
 
     Attributes:
-        at_once: the samples' dimension of the score of all rows in one batch, since the plan draws random
-            numbers for all together; None: a pass for each of the three.
-        scale: size of the terms, whose difference may be far smaller.
+        at_once: None: the critic runs on real, fake and points one after the other. If the plan draws random
+            numbers, the critic runs on all three at once, as in the plan; this is the score's batch
+            dimension.
+        scale: size of the scores. The loss, a difference of them, may be far smaller than its rounding error.
     """
 
     request: Request
@@ -172,7 +173,7 @@ class _Stock:
 
 
 def _separately(request: Request) -> CriticLossOutput:
-    """Real, fake and penalty in passes of their own, as stock code makes them."""
+    """The critic on real, on fake, and then the penalty, as in stock code."""
     with wrappers.reaching() as reach:
         of_real, of_fake = request.score(request.real).mean(), request.score(request.fake).mean()
         scores = reach(of_fake - of_real)
@@ -209,5 +210,5 @@ class CriticLoss(nn.Module):
         self.critic, self.lambda_gp, self.options = critic, lambda_gp, options
 
     def forward(self, real: Tensor, fake: Tensor, **options: Any) -> CriticLossOutput:
-        """``real`` and ``fake`` ``[N, ...]``; options of one call, such as ``alpha``."""
+        """The loss of ``real`` and ``fake`` ``[N, ...]``; ``options`` such as ``alpha`` are for this call."""
         return critic_loss(self.critic, real, fake, lambda_gp=self.lambda_gp, **(self.options | options))

@@ -1,4 +1,4 @@
-"""Optional packages: imported when they are needed, and how to get one that is missing."""
+"""Imports optional packages when they are needed, and says how to install one that is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def require(module: str) -> Any:
     except ModuleNotFoundError as error:
         package = module.partition(".")[0]
         if (error.name or "").partition(".")[0] != package:
-            raise  # the package is there and itself lacks something: not ours to explain
+            raise  # the package is installed, but something that it imports is not
         names = {"sklearn": "scikit-learn", "PIL": "Pillow"}
         raise UserError(
             f"{names.get(package, package)} is not installed: pip install 'wgangp_fast[train]'"

@@ -1,4 +1,4 @@
-"""How a plan is run: what the callers of a penalty may choose besides its mathematics."""
+"""How a plan is run: what callers choose apart from the mathematics of the penalty."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ EXECUTORS = ("eager", "inductor", "graph")
 
 @dataclass(frozen=True)
 class Options:
-    """How a plan is run; part of what chooses a plan.
+    """How a plan is run. Each combination has a plan of its own.
 
     Attributes:
-        recompute: keep less between forward and backward, and make it again.
+        recompute: keep less between forward and backward, and compute it again.
         executor: ``"eager"``: straight-line Python; ``"inductor"``: compiled by torch.compile's back end;
             ``"graph"``: a CUDA graph of each half.
     """
@@ -28,7 +28,7 @@ DEFAULT = Options()
 
 
 def checked(recompute: object, executor: object) -> Options:
-    """The choice as a value that plans are told apart by.
+    """The options of a call, checked.
 
     Raises:
         ValueError: an unknown executor.
@@ -42,5 +42,5 @@ def checked(recompute: object, executor: object) -> Options:
 
 
 def plan_key(wants_x: bool, kernels: Hashable, options: Options, critic_step: bool) -> tuple[Hashable, ...]:
-    """Under what a captured critic keeps a plan; the present grad mode is part of it."""
+    """The key under which a captured critic keeps a plan; it includes the present grad mode."""
     return wants_x, torch.is_grad_enabled(), kernels, options, critic_step

@@ -57,7 +57,7 @@ def gradient_penalty(
         impl: ``"auto"``: the engine with the fastest kernels for the device (the stock path with one
             warning if the critic cannot be captured); ``"cpu"``, ``"cuda"``, ``"triton"``: the engine with
             these kernels; ``"ref"``: the stock path.
-        recompute: keep less between forward and backward, and make it again: less memory, more time.
+        recompute: keep less between forward and backward, and compute it again: less memory, more time.
         executor: how the engine's code runs, ``"eager"``, ``"inductor"`` or ``"graph"``; see
             :mod:`wgangp_fast.options`.
 
@@ -80,7 +80,7 @@ def penalty_and_norms(request: Request) -> tuple[Tensor, Tensor]:
     real, fake, weights = checks.promoted(request.real, request.fake, request.alpha)
     kernels = Kernels.of("auto" if request.backend == "ref" else request.backend, real.device.type)
     key = (0, 0) if weights is not None else draw_key(request.generator, real.device)
-    given = (real, fake)  # the critic may look at what it is given
+    given = (real, fake)  # for stock code: the critic must see the caller's own tensors
     real, fake = samples(real), plain(fake)
     weights = None if weights is None else plain(weights)
 
@@ -100,8 +100,8 @@ def penalty_and_norms(request: Request) -> tuple[Tensor, Tensor]:
         wants_x = torch.is_grad_enabled() and asking
         wanted = Wanted(request.critic, request.output, wants_x, kernels, request.options)
         watch = wanted.verification(real.device)
-        # Capture looks at shape, strides, dtype and device; the points themselves come when the plan is
-        # known, which may make them in a kernel of its own.
+        # Capture needs only shape, strides, dtype and device. The points are computed once the plan is known:
+        # that of an MLP computes them inside its kernel.
         plan, leaves, refusal = penalty_plan(wanted, points_like(real), watch)
         if plan is not None:
             ready = plan

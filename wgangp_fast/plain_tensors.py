@@ -1,4 +1,4 @@
-"""The caller's samples as the engine takes them: torch.Tensor itself, with ordinary memory behind it."""
+"""The caller's samples as plain tensors: no subclass, and with their numbers in ordinary memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from .ops.registry import result_like
 def plain(x: Tensor) -> Tensor:
     """``x`` without its subclass (fastai's, MONAI's, torchvision's), its history kept.
 
-    A copy where autograd could not save it (an inference tensor) or where its numbers lie there with another
-    sign (the imaginary part of a conjugate). A subclass that keeps its numbers elsewhere (DTensor) stays.
+    It is copied if autograd could not save it (an inference tensor), or if its memory holds the numbers with
+    another sign (the imaginary part of a conjugate). A subclass without memory of its own (DTensor) stays.
     """
     if type(x) is not Tensor:
         if type(x).__torch_dispatch__ is not _ORDINARY:

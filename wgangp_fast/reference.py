@@ -1,6 +1,6 @@
-"""The stock gradient penalty: the ground truth of every test, and the path for uncapturable critics.
+"""The stock gradient penalty: the ground truth of every test, and what runs if a critic cannot be captured.
 
-This is what the field writes today (Gulrajani et al. 2017, eq. 3 and algorithm 1): ``autograd.grad``
+This is the usual code (Gulrajani et al. 2017, eq. 3 and algorithm 1): ``autograd.grad``
 with ``create_graph=True``, so that the penalty can be backpropagated through the backward pass. It
 shares no code with the engine.
 """
@@ -27,7 +27,7 @@ def input_gradient(critic: Critic, x: Tensor) -> Tensor:
     Returns:
         ``[N, ...]``, dtype and device of ``x``.
     """
-    # The fused attention kernels have no second derivative; the mathematical form has.
+    # The fused attention kernels have no second derivative; attention made of plain operators has.
     with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         if not x.requires_grad:
             x = x.detach().requires_grad_()

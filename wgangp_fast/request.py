@@ -15,14 +15,14 @@ from .wrappers import Critic, Finish, Output
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked of a critic; every field is checked, nothing has run.
+    """The arguments of one call. All of them are checked, and nothing of the critic has run.
 
     Attributes:
-        critic: unwrapped.
-        output: picks the score out of what the critic returns; None: that is the score.
+        critic: without the wrappers that it came in (see ``wrappers.py``).
+        output: picks the score out of what the critic returns; None: what it returns is the score.
         real: ``[N, ...]``, as the caller gave it.
         fake: ``[N, ...]``, as the caller gave it.
-        alpha: ``[N]``; None: to be drawn.
+        alpha: ``[N]``; None: still to be drawn.
         generator: source of ``alpha``.
         target, one_sided, reduction: of the penalty.
         lambda_gp: the penalty's weight in the critic loss.
@@ -68,7 +68,7 @@ def checked(
     reduction: str = "mean",
     lambda_gp: float = 1.0,
 ) -> tuple[Request, Finish]:
-    """The request, and what is to be done with its result where the critic came wrapped.
+    """The request, and a function to apply to its result: what DDP does there, if the critic came in DDP.
 
     Raises:
         ValueError, TypeError: an argument is wrong.

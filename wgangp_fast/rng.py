@@ -1,4 +1,4 @@
-"""Streams of random numbers that are drawn in Python: :mod:`random`'s, numpy's, and generators of these."""
+"""The state of random number generators in Python: the module :mod:`random`, numpy, and their generators."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ GLOBAL: list[Stream | None] = [
 
 
 def is_stream(value: object) -> TypeGuard[Stream]:
-    """Whether the value is a stream whose state can be read and put back."""
+    """Whether the value is a generator whose state can be read and restored."""
     return type(value) in (random.Random, np.random.RandomState, np.random.Generator)
 
 
 def states(streams: Iterable[object]) -> list[tuple[Stream, State]]:
-    """Each stream once, with its state."""
+    """Each generator once, with its state."""
     return [(stream, state(stream)) for stream in {id(s): s for s in streams if is_stream(s)}.values()]
 
 
 def state(stream: Stream) -> State:
-    """What :func:`restore` puts back."""
+    """The state that :func:`restore` sets again."""
     if isinstance(stream, np.random.Generator):
         return stream.bit_generator.state
     return stream.get_state() if isinstance(stream, np.random.RandomState) else stream.getstate()
 
 
 def restore(before: Iterable[tuple[Stream, State]]) -> None:
-    """Put streams back to the states of :func:`states`."""
+    """Set generators to the states that :func:`states` returned."""
     for stream, kept in before:
         if isinstance(stream, np.random.Generator):
             stream.bit_generator.state = kept

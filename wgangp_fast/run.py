@@ -20,11 +20,12 @@ if TYPE_CHECKING:  # the first call imports them: they bring Dynamo with them
     from .engine.ir import Leaf
     from .engine.plan import Plan
 
-_said_of_torch: set[str] = set()  # what this torch lacks is no matter of one critic
+_said_of_torch: set[str] = set()  # warnings about this torch: once, not for every critic
 
 
 class Refusal:
-    """Why the stock path runs; noted once it has: what it raises is the critic's own error."""
+    """Why the stock path runs. :meth:`note` warns after it has run: a broken critic raises its own error
+    there, and needs no warning."""
 
     def __init__(self, critic: Critic, error: CaptureError) -> None:
         self.critic, self.error = critic, error
@@ -49,14 +50,14 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which plan of a critic a call wants.
+    """Which of a critic's plans a call needs.
 
     Attributes:
-        critic: unwrapped.
-        output: picks the score.
+        critic: without its wrappers.
+        output: picks the score out of what the critic returns.
         wants_x: whether the samples get a gradient.
         kernels: the implementations of the package's own operations.
-        options: how it is run.
+        options: how the plan is run.
         critic_step: the plan of the whole critic loss, not of the penalty alone.
     """
 
@@ -68,7 +69,7 @@ class Wanted:
     critic_step: bool = False
 
     def key(self) -> tuple[Hashable, ...]:
-        """Under what a captured critic keeps the plan, in the present grad mode."""
+        """The key under which a captured critic keeps this plan; it includes the present grad mode."""
         return plan_key(self.wants_x, self.kernels, self.options, self.critic_step)
 
     def verification(self, device: torch.device) -> verify.Verification | None:
@@ -79,7 +80,7 @@ class Wanted:
         """The plan; derived on first use.
 
         Raises:
-            CaptureError: it cannot be planned; noted as a refusal of that capture.
+            CaptureError: no plan can be made. The capture remembers why, so that it is not tried again.
         """
         from .engine import plan
         from .engine.capture import refusals
@@ -96,10 +97,12 @@ class Wanted:
 def penalty_plan(
     wanted: Wanted, x: Tensor, watch: verify.Verification | None
 ) -> tuple[Plan | None, tuple[Leaf, ...], Refusal | None]:
-    """The plan and its leaves, or why the stock path has to run; chosen before autograd records anything.
+    """The plan and its leaves (what it takes beside the samples), or why the stock path has to run.
+
+    This is decided before autograd records anything.
 
     Args:
-        x: ``[N, ...]`` like the penalty points; its numbers are not looked at.
+        x: ``[N, ...]`` like the penalty points; its numbers do not matter.
     """
     from .engine.capture import dynamo
 
@@ -107,7 +110,7 @@ def penalty_plan(
 
     def before(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
         if key not in captured.plans:
-            raise dynamo.Stopped(captured)  # what cannot be planned must be known before anything runs
+            raise dynamo.Stopped(captured)  # plan first: if that fails, nothing may have run
         if watch is not None:
             watch.look(captured, inputs)
 
@@ -115,7 +118,7 @@ def penalty_plan(
     try:
         while binding is None:
             try:
-                with torch.enable_grad():  # the grad mode is among the guards: always ask in the same one
+                with torch.enable_grad():  # Dynamo guards the grad mode: always capture in the same one
                     binding = dynamo.bind(wanted.critic, wanted.output, x.requires_grad_(), before)
             except dynamo.Stopped as stopped:
                 wanted.make(stopped.captured)
@@ -131,7 +134,7 @@ def penalty_plan(
 def critic_step_plan(
     wanted: Wanted, x: Tensor, watch: verify.Verification | None
 ) -> tuple[Plan | None, tuple[Leaf, ...]]:
-    """The plan of the whole critic step and its leaves; ``(None, ())`` where each batch has to run alone."""
+    """The plan of the whole critic step and its leaves; ``(None, ())`` if each batch has to run alone."""
     from .engine.capture import critic_step, refusals
 
     try:
@@ -147,7 +150,7 @@ def critic_step_plan(
 
     try:
         found = plan.plan_of(binding.captured, wanted.wants_x, wanted.kernels, wanted.options, True)
-    except Exception as error:  # nothing has run yet, and the penalty's own plan may do
+    except Exception as error:  # nothing has run yet; a plan of the penalty alone may still work
         refusals.raise_out_of_memory(error)
         binding.captured.critic_step = str(error) or type(error).__name__
         return None, ()
@@ -162,11 +165,11 @@ def verified(
     stock: Callable[..., Tensor],
     points: Callable[[], tuple[Tensor, ...]],
 ) -> tuple[Any, Refusal | None]:
-    """What the plan gives, or why it is not to be used: its first call is compared with the stock code.
+    """The plan's result, or why it must not be used: its first call is compared with stock code.
 
     Args:
-        run: runs the plan; a tensor, or a tuple that begins with one.
-        stock: ``(*points) -> `` that tensor by stock code.
+        run: runs the plan and returns a tensor, or a tuple that begins with one.
+        stock: computes that tensor from the points by stock code.
         points: the samples that ``stock`` takes.
     """
     from .engine.capture import refusals

@@ -1,8 +1,8 @@
-"""A plan's first call, compared with the stock code: the value, and every gradient.
+"""Compares a plan's first call with stock code: the value, and every gradient.
 
-What no rule and no test thought of is found here, before a wrong number reaches an optimiser: the first call
-of each plan also runs the stock code, from the same random state, and where the two differ the stock code's
-result is used, then and ever after.
+A mistake that the tests of the rules did not find must not reach an optimiser. So the first call of each plan
+also runs stock code, from the same random state. If the two differ, stock code's result is used, for this
+call and for all later ones.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from .errors import BackendError, VerificationError
 
 ENVIRONMENT = "WGANGP_FAST_VERIFY"
 POLICIES = ("first", "always", "never")
-ROUNDINGS = 64  # in units of the last place, that the sums of a critic may add up to
-SPREADS = 16  # times what is seen in so few tries
+ROUNDINGS = 64  # rounding errors, in units of the last place, that may add up in a critic's sums
+SPREADS = 16  # a difference may be so many times the largest seen in TRIES runs
 TRIES = 6  # stock runs at points moved by rounding, to tell a fault from a kink
 
 
@@ -43,7 +43,7 @@ class Verification:
     Args:
         critic, output: as the caller gave them, unwrapped.
         device: of the points.
-        due: asked about the captured graph before anything of it runs: whether this call is compared.
+        due: tells whether this call is compared, from the captured graph and before anything of it runs.
     """
 
     def __init__(self, critic: Any, output: Any, device: torch.device, due: Callable[[Any], bool]) -> None:
@@ -54,13 +54,13 @@ class Verification:
         self.inputs: tuple[Any, ...] = ()
 
     def look(self, captured: Any, inputs: tuple[Any, ...]) -> None:
-        """Called with the graph that fits and its inputs, before anything of it runs."""
+        """Note the state before the call; ``captured`` is its graph, of which nothing has run yet."""
         self.before = None
         if self.due(captured) and not (captured.python_effects and not isinstance(self.critic, nn.Module)):
             self.captured = captured
             values = [node.meta.get("val") for node in captured.nodes()]
             self.kinds = {v.dtype for v in values if isinstance(v, Tensor) and v.is_floating_point()}
-            if torch.is_autocast_enabled(self.device.type):  # stock's first backward pass has its casts too
+            if torch.is_autocast_enabled(self.device.type):  # stock code's first backward pass casts too
                 self.kinds.add(torch.get_autocast_dtype(self.device.type))
             self.inputs = tuple(v for i, v in enumerate(inputs) if i != captured.x_index)
             written = [inputs[i] for i in captured.written]
@@ -68,7 +68,8 @@ class Verification:
 
     @contextlib.contextmanager
     def guarded(self) -> Iterator[None]:
-        """What a first call raises is a fault of the plan: the critic's own errors come from stock code."""
+        """Around a first call: an error is taken for the plan's fault, and stock code runs. If it was the
+        critic's, stock code raises it again."""
         before = self.before
         try:
             yield
@@ -81,20 +82,21 @@ class Verification:
             raise VerificationError(f"it raised {type(error).__name__}: {error}"[:300]) from error
 
     def alpha_is_drawn(self) -> None:
-        """The present state of torch is that of the critic's own draws; those in Python were made."""
+        """Let stock code begin with torch's random state as it is now, after alpha was drawn. (Python's state
+        stays that of before the call: what the critic draws in Python is drawn before alpha.)"""
         if self.before is not None:
             self.before.random = _torch_random()
 
     def compare(self, plan: Any, ours: Tensor, stock: Callable[..., Tensor], points: Sequence[Any]) -> None:
-        """Run ``stock`` as it would have run in place of the plan, and note at the plan what was found.
+        """Run ``stock`` as it would have run in place of the plan; ``plan.verified`` gets the outcome.
 
         Args:
             ours: what the plan gave, with its history.
-            stock: ``(*points) -> `` the same by stock code, with its history.
+            stock: computes the same from the points by stock code, with its history.
             points: the samples that ``stock`` takes; those that require a gradient are compared too.
 
         Raises:
-            VerificationError: they differ. The critic's state is then that of before the call.
+            VerificationError: they differ. The critic's state is put back to that before the call.
         """
         before, self.before = self.before, None
         if before is None:
@@ -114,11 +116,11 @@ class Verification:
 
 
 def begin(critic: Any, output: Any, device: torch.device, key: Any) -> Verification | None:
-    """The comparison of a call whose plan has this key; None where there is to be none."""
+    """The comparison for a call whose plan has this key; None if the call is not to be compared."""
     chosen = policy()
     if chosen == "never" or checks.capturing(device) or torch.is_inference_mode_enabled():
         return None
-    if torch_internals.dispatch_modes_are_active():  # a counter of operators would count the stock code's
+    if torch_internals.dispatch_modes_are_active():  # a FLOP counter would count stock code too
         return None
 
     def due(captured: Any) -> bool:
@@ -133,7 +135,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _modules(*callables: Any) -> list[nn.Module]:
-    """Every module that the callables reach, each once."""
+    """Every module that the callables refer to, each once."""
     roots = [value for one in callables for value in reachable(one) if isinstance(value, nn.Module)]
     return list({id(m): m for root in roots for m in root.modules()}.values())
 
@@ -178,8 +180,8 @@ class _State:
         return _State(self.modules, self.written)
 
     def versions_kept(self) -> AbstractContextManager[Any]:
-        """Around calls of the stock code that change tensors as the plan's call did: what the plan saved for
-        its backward pass counts as unchanged, since :meth:`restore` puts the numbers back."""
+        """Around stock code, which changes the same tensors as the plan did. Tensors that the plan saved for
+        its backward pass count as unchanged, because :meth:`restore` puts their numbers back."""
         tensors = tuple(t for t, _, _ in self.tensors if not t.is_inference())
         return torch_internals.versions_kept(tensors)
 
@@ -207,7 +209,7 @@ class _State:
 
 
 def _python_random(modules: list[nn.Module]) -> list[tuple[Any, Any]]:
-    """Python's and numpy's streams, and those that the modules hold."""
+    """The generators of Python and numpy, and those that the modules hold, with their states."""
     from . import rng as streams  # numpy.random, which importing the package does not need
 
     held = [value for module in modules for value in vars(module).values() if streams.is_stream(value)]
@@ -240,7 +242,7 @@ class _Comparison:
     ) -> None:
         self.before, self.ours, self.stock, self.points, self.inputs = before, ours, stock, points, inputs
         self.epsilon = max(torch.finfo(kind).eps for kind in {ours.dtype, *kinds})
-        # What a wrong derivative does is far more; what rounding does beyond this is measured.
+        # A wrong derivative differs by far more. If rounding does too, _spread measures by how much.
         self.tolerance = min(max(1e4 * self.epsilon, 1e-7), 0.05)
 
     def run(self) -> str:
@@ -263,7 +265,7 @@ class _Comparison:
         if not all(bool(torch.isfinite(v).all()) for v in stock if v is not None):
             return "not compared: the stock code's numbers are not finite"
         for (name, strict), a, b in zip(self.names, mine, stock):
-            # Autograd hands zeros through sign, floor or bernoulli, where the engine finds nothing.
+            # For sign, floor or bernoulli autograd returns zeros, and the engine None.
             if strict and a is None and b is not None and bool(b.any()):
                 raise VerificationError(f"the gradient of {name} is missing")
             if strict and a is not None and b is None and bool(a.any()):
@@ -280,8 +282,8 @@ class _Comparison:
             if not difference <= SPREADS * spread[i] + self.tolerance * size + self._cancelled(i):
                 size = max(size, 1e-30)
                 raise VerificationError(
-                    f"{self._name(i)} differs by {difference / size:.1e}, where points moved by rounding "
-                    f"change the stock code's by {spread[i] / size:.1e}"
+                    f"{self._name(i)} differs by {difference / size:.1e}, where points and weights moved by "
+                    f"rounding change the stock code's by {spread[i] / size:.1e}"
                 )
         return f"equal to the stock code's within what rounding of the points changes ({worst:.0e})"
 
@@ -290,7 +292,7 @@ class _Comparison:
             return self.stock(*points)
 
     def _targets(self, theirs: Tensor) -> list[Tensor]:
-        """All that either result is differentiated by: the value comes first among the names."""
+        """Every tensor whose gradient is compared; ``self.names`` has the value first, then these."""
         modules = [(n, p) for m in self.before.modules for n, p in m.named_parameters(recurse=True)]
         named: dict[int, str] = {}
         for name, parameter in modules:
@@ -312,7 +314,7 @@ class _Comparison:
         return [p for p in points if isinstance(p, Tensor) and p.requires_grad]
 
     def _gradients(self, result: Tensor, points: Sequence[Any]) -> list[Tensor | None]:
-        """The result and its gradients, for a cotangent that is not one number."""
+        """The result and its gradients, for a cotangent whose entries differ: errors must not cancel."""
         targets = [*self.targets, *(self._asking(points) if torch.is_grad_enabled() else [])]
         value = result.detach()
         if not targets:
@@ -326,7 +328,7 @@ class _Comparison:
         return [value, *found]
 
     def _differences(self, mine: list[Tensor | None], stock: list[Tensor | None]) -> tuple[float, list[int]]:
-        """The worst relative difference, and where it is more than rounding explains."""
+        """The largest relative difference, and the places where it is more than rounding explains."""
         whole = sum(_norm(b) ** 2 for b in stock[1:]) ** 0.5
         worst, off = 0.0, []
         for i, (a, b) in enumerate(zip(mine, stock)):
@@ -338,7 +340,7 @@ class _Comparison:
         return worst, off
 
     def _terms(self) -> float:
-        """Size of the terms of which the value is the difference (a loss may be near zero)."""
+        """Size of the terms whose difference the value is: a loss may be near zero."""
         return float(getattr(self.stock, "scale", 0.0))
 
     def _cancelled(self, i: int) -> float:
@@ -350,23 +352,43 @@ class _Comparison:
         return ROUNDINGS * self.epsilon * self._terms() / max(_norm(targets[i - 1]), 1e-30)
 
     def _spread(self, stock: list[Tensor | None]) -> list[float]:
-        """How far the stock code's own numbers move when its points move by a few roundings: a unit at the
-        kink of a (leaky) ReLU falls to the other side."""
+        """How far the stock code's own numbers move when its points and parameters move by a few roundings: a
+        unit at the kink of a (leaky) ReLU falls to the other side."""
         spread = [0.0] * len(stock)
         own = torch.Generator().manual_seed(0)
         for _ in range(TRIES):
             self.before.restore()
             moved = [self._moved(p, own) if i < 2 else p for i, p in enumerate(self.points)]
-            numbers = self._gradients(self._of_stock(moved), moved)
+            with self._parameters_moved(own):
+                numbers = self._gradients(self._of_stock(moved), moved)
             spread = [max(s, _norm(a, b)) for s, a, b in zip(spread, numbers, stock)]
         return spread
 
     def _moved(self, point: Any, generator: torch.Generator) -> Any:
         if not isinstance(point, Tensor):
             return point
-        noise = torch.randn(point.shape, generator=generator).to(point.device, point.dtype)
-        moved = point.detach() * (1 + 4 * self.epsilon * noise)
-        return moved.requires_grad_(point.requires_grad)
+        return (point.detach() * self._factors(point, generator)).requires_grad_(point.requires_grad)
+
+    @contextlib.contextmanager
+    def _parameters_moved(self, generator: torch.Generator) -> Iterator[None]:
+        """Inside, the parameters are moved too: points that fall on one entry of a codebook move nothing."""
+        own = [t for t in self.targets if t.is_leaf and type(t) in (Tensor, nn.Parameter)]
+        kept = [t.detach().clone() for t in own]
+        with torch_internals.versions_kept(tuple(own)):
+            try:
+                with torch.no_grad():
+                    for tensor in own:
+                        tensor.mul_(self._factors(tensor, generator))
+                yield
+            finally:
+                with torch.no_grad():
+                    for tensor, before in zip(own, kept):
+                        tensor.copy_(before)
+
+    def _factors(self, value: Tensor, generator: torch.Generator) -> Tensor:
+        """One, but for a few roundings."""
+        noise = torch.randn(value.shape, generator=generator).to(value.device, value.dtype)
+        return 1 + 4 * self.epsilon * noise
 
     def _name(self, i: int) -> str:
         return self.names[i][0] if i == 0 else f"the gradient of {self.names[i][0]}"

@@ -3,7 +3,7 @@
 | wrapper | what happens |
 |---|---|
 | ``torch.compile`` | taken off: the engine compiles by itself |
-| DistributedDataParallel | taken off, its preparation of the reduction done around the penalty |
+| DistributedDataParallel | taken off; it prepares its reduction of gradients around the penalty instead |
 | ``AveragedModel``, DataParallel without a device | taken off: they only call their module |
 | DataParallel on one device | taken off; the inputs go to that device |
 | Lightning Fabric's module | taken off; its casts and its autocast stay around the critic |
@@ -45,10 +45,10 @@ def unwrap(critic: Critic) -> Critic:
 
 
 def enter(critic: Critic) -> tuple[Critic, Finish]:
-    """The unwrapped critic, and what is to be done with its penalty.
+    """The unwrapped critic, and a function that the caller applies to its penalty.
 
-    For each DDP: what its ``forward`` does around the module, so that the reduction of gradients is prepared
-    also where the penalty is the only use of the critic.
+    For each DDP wrapper that was taken off, both do what DDP's ``forward`` does around its module: gradients
+    are then reduced between processes even if the penalty is the only use of the critic.
     """
     if not callable(critic):
         raise TypeError(f"critic must be callable, got {type(critic).__name__}")
@@ -69,12 +69,11 @@ def enter(critic: Critic) -> tuple[Critic, Finish]:
 
 
 def left_on(critic: Critic) -> tuple[str, str] | None:
-    """Why what :func:`unwrap` returned is a wrapper still, which must not be captured, and the remedy.
-
-    None for everything else, that is for a critic.
+    """If :func:`unwrap` returned a wrapper that it could not take off: why it must not be captured, and the
+    remedy. None for a critic.
 
     Raises:
-        Unavailable: it is left on because this torch's DistributedDataParallel is not known.
+        Unavailable: a wrapper stays on because this torch's DistributedDataParallel is not known.
     """
     if not isinstance(critic, nn.Module):
         return None
@@ -150,12 +149,12 @@ def _knows_around(ddp: DistributedDataParallel) -> bool:
 
 
 def _is(module: object, *names: str) -> bool:
-    """Whether a class of one of these names is among the module's: found without an import."""
+    """Whether the module's class or a base of it has one of these names; nothing is imported for that."""
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
 def _on_device(critic: Callable[..., Any], device: torch.device) -> Critic:
-    """``critic`` of inputs that are brought to ``device`` first, as DataParallel scatters them."""
+    """``critic``, after its inputs were moved to ``device``, as DataParallel does."""
 
     def moved(*args: Any, **kwargs: Any) -> Any:
         return critic(*(_to(a, device) for a in args), **{name: _to(a, device) for name, a in kwargs.items()})
@@ -221,8 +220,8 @@ class _Reach(Function):
 
 @contextlib.contextmanager
 def reaching() -> Iterator[Finish]:
-    """Around the stock path: gives the function that makes its result reach every parameter of each DDP
-    module that ran, however deep in a closure. A sharded module is refused as it runs."""
+    """Around the stock path. Gives a function that connects its result with every parameter of each DDP
+    module that ran, even one deep in a closure. A sharded module raises when it runs."""
     met: list[DistributedDataParallel] = []
 
     def note(module: nn.Module, _: Any) -> None:

@@ -11,7 +11,7 @@ call                  penalty                                  whole critic loss
 forward               sweep 1: N                               sweep 1: 3N in one call
 gradient a, b         sweep 2: N, for each factor that moves   the same
 forward               sweep 3: N, for each factor that moves   the same
-gradient of a factor  curvature: N, where the other moves and  the same
+gradient of a factor  2nd order: N, where the other moves and  the same
                       this one leads to a parameter
 gradient a, b         sweep 4: N, where y has an adjoint, for  sweep 4: 2N for real and fake, 3N
                       each factor that leads to a parameter    where y has an adjoint
@@ -30,7 +30,7 @@ sweep         moves              note
 2 vjp         O + R + I          R = I for a nonlinear node, 0 for a linear one
 3 jvp         I + R + O
 4 adjoint     O + R + I          where the output has an adjoint
-4 curvature   O + I more         where the node itself bends (with R, and I written, if there is no adjoint)
+2nd order     O + I more         where it has a second-order term (R and I too, if there is no adjoint)
 fan-out of k  (k + 1) values     the sum of k cotangents (adjoints), k > 1
 ============  =================  =====================================================================
 

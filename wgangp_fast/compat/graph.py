@@ -1,4 +1,4 @@
-"""The functions that are given the critic's output: autograd differentiates the graph that exists."""
+"""The functions that get the critic's output, not the critic: autograd differentiates the caller's graph."""
 
 from __future__ import annotations
 

@@ -114,9 +114,9 @@ def lucidrains_gradient_penalty(
     """``weight * mean_i (||d output / d images_i|| - center)^2`` for a project of lucidrains' that has no
     function of its own here.
 
-    Which release is meant is told by ``center``. Without it 0 is taken, as in the current releases of
-    stylegan2-pytorch, gigagan-pytorch and magvit2-pytorch, and a warning says so: a changed import must not
-    change a loss without a word.
+    ``center`` says which release is meant. Without it 0 is taken, as in the current releases of
+    stylegan2-pytorch, gigagan-pytorch and magvit2-pytorch, and a warning says so: to change an import must
+    not change a loss silently.
 
     Args:
         images: ``[N, ...]``, requires a gradient.

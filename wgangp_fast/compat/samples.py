@@ -44,7 +44,7 @@ def compute_gradient_penalty(
     Follows eriklindernoren/PyTorch-GAN since its penalty has one alpha a sample (no releases; read at
     e0a8f3c), and its copies. Its first version, with one alpha a pixel, norms over rows and lambda inside, is
     another penalty. The project draws alpha from numpy's generator, most copies from torch's; here it is
-    torch's, so that ``torch.manual_seed`` rules.
+    torch's, so that ``torch.manual_seed`` sets it.
 
     Args:
         D: called as ``D(x)``, or ``D(x, labels)`` if labels are given.
@@ -215,14 +215,14 @@ def lynnho_gradient_penalty(
         end = real
     else:
         check_pair(("real", real), ("fake", fake))
-        assert fake is not None  # check_pair has refused it
+        assert fake is not None  # check_pair raised otherwise
         end = fake.detach()
     if sample_mode in ("real", "fake"):
         alpha = end.new_ones(real.shape[0])
     else:
         alpha = draw(real.shape[0], real.device)
     target = 0.0 if gp_mode == "0-gp" else 1.0
-    # The engine's alpha weights its first samples: with the ends exchanged it weights the fake ones.
+    # ``between`` weights its first samples by alpha; here these are the fake ones.
     return between(f, end, real, alpha, target=target, one_sided=gp_mode == "lp")
 
 

@@ -20,15 +20,15 @@ Named = tuple[str, Any]
 
 
 def labelled(critic: Critic, labels: Any) -> tuple[Critic, Callable[[Tensor], Tensor]]:
-    """The critic of x alone, and what is to be done with its penalty; ``labels`` may be None."""
+    """The critic as a function of x alone, and a function to apply to its penalty; ``labels`` may be None."""
     return (critic, lambda penalty: penalty) if labels is None else given(critic, labels)
 
 
 def given(critic: Critic, *more: Any) -> tuple[Critic, Callable[[Tensor], Tensor]]:
-    """``critic(x, *more)`` as a critic of x alone, and what is to be done with its penalty.
+    """``critic(x, *more)`` as a function of x alone, and a function to apply to its penalty.
 
-    A closure hides DistributedDataParallel from the engine, which could then neither capture the critic
-    nor prepare the reduction of its gradients: unwrap first, close over what is inside.
+    DDP in a closure is hidden from the engine, which could then neither capture the critic nor prepare the
+    reduction of its gradients. So DDP is taken off first, and the closure holds the critic inside.
     """
     inner, finish = enter(critic)
     return lambda x: inner(x, *more), finish
@@ -51,7 +51,7 @@ def between(critic: Critic, one: Tensor, other: Tensor, alpha: Tensor, **options
 
 
 def promoted(one: Tensor, other: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Both ends in the dtype that ``alpha * one + (1 - alpha) * other`` has, and alpha beside them."""
+    """All three in the dtype of ``alpha * one + (1 - alpha) * other``."""
     dtype = torch.promote_types(torch.promote_types(one.dtype, other.dtype), alpha.dtype)
     return one.to(dtype), other.to(dtype), alpha.to(one.device, dtype)
 

@@ -1,8 +1,8 @@
-"""What a CUDA graph freezes: the host's side of a training step, noted at capture, compared at replay.
+"""What a CUDA graph freezes: the host's part of a step, noted at capture and compared at each replay.
 
-A graph replays kernels with the addresses and numbers of its capture. Whatever the host decided then
-(which memory, which learning rate, train or eval) must still hold at each replay, or the replay computes
-something else than the step would. :class:`Frozen` notes it and says what changed.
+A graph replays kernels with the addresses and numbers of its capture. What the host decided then (which
+memory, which learning rate, train or eval) must still hold at each replay; otherwise the replay computes
+something else than the step would. :class:`Frozen` takes note of it, and says what has changed.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def _globals(function: types.FunctionType) -> Iterator[Any]:
 
 
 def refuse(watched: Iterable[Any], device_type: str) -> None:
-    """Raise :class:`GraphError` for what no capture could get right; says what to do."""
+    """Raise :class:`GraphError` for what cannot be captured correctly; the message says what to do."""
     for item in watched:
         if isinstance(item, torch.amp.GradScaler):
             raise GraphError(
@@ -124,7 +124,7 @@ def _refuse_module(module: nn.Module, device_type: str) -> None:
 
 
 class Gradient:
-    """``.grad`` of one parameter around a capture, and what that asks of a replay.
+    """What a capture did to ``.grad`` of one parameter, and what each replay has to do about it.
 
     Made before the capture, :meth:`close` d after it.
     """
@@ -160,14 +160,14 @@ class Gradient:
 
 
 class Frozen:
-    """The host's side of a step, as it is now.
+    """The host's part of a step, as it is now.
 
     Args:
         watched: the modules and optimisers that the step uses, and :class:`Gradient` s of their parameters.
         step: its closure's numbers are noted too.
 
     Attributes:
-        gradients: what a replay has to hand back.
+        gradients: those that a replay has to put into ``.grad``.
     """
 
     def __init__(self, watched: Iterable[Any], step: Callable[..., Any], gradients: list[Gradient]) -> None:

@@ -19,16 +19,16 @@ def _effect(function: Write) -> Write:
 
 @_effect
 def write(tensor: Tensor, value: Tensor) -> Tensor:
-    """In place, as the library's batch norm updates its statistics: a score of the same critic that saved the
-    tensor for its backward pass does not take it for changed. Where that would matter stock code raises."""
+    """Write in place, as torch's batch norm updates its statistics: autograd does not count it as a change.
+    Another score of the same critic may have saved the tensor, and its backward pass must still run."""
     tensor.data.copy_(value)
     return tensor
 
 
 @_effect
 def give_data(tensor: Tensor, value: Tensor) -> Tensor:
-    """``tensor.data = value``: other memory for the same tensor."""
-    if checks.capturing(tensor.device):  # a replay runs no Python: the numbers have to be where they were
+    """``tensor.data = value``: the same tensor gets other memory."""
+    if checks.capturing(tensor.device):  # a replay runs no Python: keep the captured address
         return write(tensor, value)
     tensor.data = value.detach()
     return tensor

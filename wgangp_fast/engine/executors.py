@@ -1,7 +1,7 @@
 """How a plan's code is run: as straight-line Python, compiled by Inductor, or replayed as CUDA graphs.
 
-All three take and return the same. What cannot be had falls back to Python, and :class:`Report` says why;
-only ``"graph"`` on a device that has no graphs is an error, since it was asked for by name.
+All three take and return the same. If one cannot run, Python does, and :class:`Report` says why. Only
+``"graph"`` on a device without CUDA graphs is an error.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .torch_internals import tree
 
 Run = Callable[..., Any]
 
-#: compiled variants of a half (strides, numbers), captures of a plan (leaves that move), before Python runs
+#: how often a half is compiled (for new strides or numbers) or captured (for moved leaves); then Python runs
 VARIANTS = 8
 
 
@@ -36,7 +36,7 @@ class Report:
     Attributes:
         asked: the executor that was asked for.
         runs: the one that ran last; None: nothing ran yet.
-        reason: why it is another.
+        reason: why another one runs than was asked for; empty if the same does.
     """
 
     asked: str
@@ -59,14 +59,14 @@ def executable(
 
     Args:
         executor: as in :class:`~wgangp_fast.options.Options`.
-        sweeps: the fused code.
+        sweeps: the code, after the passes.
         kernels: what its calls of the package's operations run on.
         forward: ``(x, *leaves) -> (first, *saved)``, the code as Python.
-        backward: ``(seed, saved) -> (first, *gradients)``, which empties ``saved``; None: nothing is wanted.
+        backward: ``(seed, saved) -> (first, *gradients)``, which empties ``saved``; or None (no gradient).
     """
     report = Report(executor)
     if executor != "eager":
-        [getattr(tree, name) for name in tree.paths]  # now, while the stock path can still be chosen
+        [getattr(tree, name) for name in tree.paths]  # a missing name raises while stock code can still run
     if executor == "inductor":
         first = _Compiled(sweeps.forward, kernels, forward, report)
         if backward is None or sweeps.backward is None:
@@ -91,7 +91,7 @@ def executable(
 
 
 class _Compiled:
-    """One half, compiled at its first call for its arguments' strides and numbers."""
+    """One half of a plan, compiled at the first call with each combination of strides and numbers."""
 
     def __init__(self, module: fx.GraphModule, kernels: Kernels, eager: Run, report: Report) -> None:
         self.module, self.kernels, self.eager, self.report = module, kernels, eager, report
@@ -124,7 +124,7 @@ class _Compiled:
 
 
 def _plain(module: fx.GraphModule, kernels: Kernels) -> fx.GraphModule:
-    """The code with the references of the package's operations, which Inductor fuses by itself."""
+    """The code with the package's operations replaced by their PyTorch references, which Inductor fuses."""
     names = {id(found): name for name, found in vars(kernels).items() if name in KERNELS}
     copied = fx.Graph()
     output = copied.graph_copy(module.graph, {})

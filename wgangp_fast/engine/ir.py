@@ -1,4 +1,4 @@
-"""What a derivation yields: the sweeps of a critic as code, and what is known of its nodes."""
+"""What a derivation makes: the sweeps of a critic as code, with facts about its nodes."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def is_float(value: object) -> TypeGuard[Tensor]:
 
 
 def eliminate_dead_code(graph: fx.Graph) -> None:
-    """Remove dead code; effects, draws of random numbers and the errors of ``torch.linalg`` stay, so that
-    streams and errors are those of eager code."""
+    """Remove dead code, but not effects, draws of random numbers or what may raise in ``torch.linalg``:
+    random numbers and errors must be those of eager code."""
 
     def impure(node: fx.Node) -> bool:
         if node.op in ("placeholder", "output"):
@@ -76,13 +76,13 @@ def differentiable(node: fx.Node) -> bool:
 
 
 def _may_carry(node: fx.Node) -> bool:
-    """Whether the value may have a derivative: integers and truth values do not, members of a tuple may."""
+    """Whether the value may have a derivative: integers and booleans have none; a tuple may have some."""
     value = node.meta.get("val")
     return not isinstance(value, torch.Tensor) or value.is_floating_point() or value.is_complex()
 
 
 def differentiable_ancestors(result: fx.Node) -> set[fx.Node]:
-    """The nodes that autograd can reach from ``result``; of all others no derivative is ever asked."""
+    """The nodes that autograd can reach from ``result``; no other needs a derivative."""
     found, stack = {result}, [result]
     while stack:
         node = stack.pop()
@@ -103,7 +103,7 @@ def depending_on(x: fx.Node) -> set[fx.Node]:
     return found
 
 
-#: rows of a batch: the penalty points, which every sweep has; all others (none, but in ``joint``); both
+#: rows of the batch: the penalty points; those of real and fake (in a critic step); all of them
 POINTS, REST, WHOLE = "points", "rest", "whole"
 
 
@@ -126,10 +126,10 @@ class Sweeps:
     Attributes:
         forward: ``(x, *leaves) -> (input gradient, *saved)``: sweeps 1 and 2.
         backward: ``(seed, *saved) -> (adjoint of x or None, *adjoints of the wanted leaves)``: sweeps
-            3 and 4; None where nothing was wanted.
+            3 and 4; None if no gradient is wanted.
         leaf_zero: indices of wanted leaves whose gradient is exactly zero (stock code returns zeros).
         saved_is_tensor: for each saved value, whether it is a tensor (else a number).
-        nodes: one entry a critic node.
+        nodes: an entry for each node of the critic.
     """
 
     forward: fx.GraphModule

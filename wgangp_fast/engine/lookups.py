@@ -12,13 +12,13 @@ from ..errors import Unavailable
 
 #: what the tests have passed with
 TESTED = ("2.11", "2.12", "2.13", "2.14", "2.15")
-#: of this torch, for what its releases do differently without a name that would show it
+#: of this torch, where releases behave differently and no name shows it
 RELEASE = tuple(int(number) for number in torch.__version__.split(".")[:2])
 
 
 @functools.cache
 def lookup(path: str) -> tuple[bool, Any]:
-    """Whether ``path`` means something, and what."""
+    """Whether this torch has the name ``path``, and its value."""
     try:
         return True, pkgutil.resolve_name(path)
     except (ImportError, AttributeError):
@@ -26,12 +26,12 @@ def lookup(path: str) -> tuple[bool, Any]:
 
 
 def perhaps(path: str) -> Any:
-    """What ``path`` means; None on a torch without it."""
+    """The value of the name ``path``; None on a torch without it."""
     return lookup(path)[1]
 
 
 def need(path: str) -> Any:
-    """What ``path`` means."""
+    """The value of the name ``path``; raises :class:`Unavailable` on a torch without it."""
     known, found = lookup(path)
     if not known:
         raise unavailable(f"has no {path}")

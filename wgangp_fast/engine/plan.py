@@ -1,4 +1,4 @@
-"""Plans: derived sweeps made ready to run, one for each thing that may be asked of a captured critic."""
+"""Plans: the sweeps of a captured critic, ready to run; one for each combination of a call's options."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Plan:
         wanted: which leaves get a gradient.
         score_cut: in a plan of the critic step, ``(dim, start, length)`` of the scores of real and fake.
         kernels: the implementations of the package's own operations that it runs on.
-        options: how it is run; ``executor`` reports by what.
-        mlp: the critic as an MLP whose whole penalty one operation computes; None: the sweeps run.
+        options: how it is run. The attribute ``executor`` reports what ran it.
+        mlp: for an MLP whose whole penalty is one operation; None: the sweeps run.
         draws: whether it draws random numbers.
         verified: what its first call, compared with the stock code, has shown; None: it was not compared.
     """
@@ -129,7 +129,7 @@ class Plan:
             half = [length // 2 if d == dim else size for d, size in enumerate(shape)]
             each = torch.full(half, 1 / max(math.prod(half), 1), dtype=dtype, device=device)
             found = torch.cat([-each, each], dim)
-            if not checks.capturing(device):  # a CUDA graph's memory is not this plan's to keep
+            if not checks.capturing(device):  # memory that a CUDA graph owns must not be kept
                 self._cotangents[key] = found
         return found
 

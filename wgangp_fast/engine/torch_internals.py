@@ -1,9 +1,9 @@
 """All that the package takes from torch beyond its public interface: one function for each need.
 
-No other file imports or reads a private name of torch (``tests/test_private_names.py`` looks). A name is
+No other file imports or reads a private name of torch (``tests/unit/test_private_names.py`` looks). A name is
 looked up when it is first needed, so that the package imports under every torch. One that a torch lacks, or
-that does something else there, raises :class:`Unavailable`: the call runs on the stock path, with a warning
-that says what is missing. Where a function has another answer to that, its docstring says which.
+that behaves otherwise there, raises :class:`Unavailable`: the call runs on the stock path, with a warning
+that says what is missing. A function that does something else in that case says so in its docstring.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from .lookups import Names, lookup, need, perhaps, unavailable
 
-#: looked up before anything is captured: without these nobody would notice that a call must not run a plan
+#: looked up before anything is captured: without these a call that must not run a plan would not be noticed
 REQUIRED = (
     "torch._C._len_torch_dispatch_stack",
     "torch._C._functorch.peek_interpreter_stack",
@@ -46,21 +46,21 @@ def require() -> None:
 
 
 def dispatch_modes_are_active() -> bool:
-    """Whether somebody sees each operator (a FLOP counter, fake tensors). True if that cannot be told."""
+    """Whether a dispatch mode (a FLOP counter, fake tensors) is active. True if torch cannot tell."""
     count = perhaps("torch._C._len_torch_dispatch_stack")
     return count is None or count() > 0
 
 
 def inside_functorch_transform() -> bool:
-    """Whether this is called within ``torch.func.grad``, ``vmap`` and their like. False if that cannot be
-    told: nothing is captured then, and stock code meets there what it meets."""
+    """Whether this is called within ``torch.func.grad``, ``vmap`` or the like. False if torch cannot tell:
+    then nothing is captured, and stock code runs, which may raise an error of torch's."""
     peek = perhaps("torch._C._functorch.peek_interpreter_stack")
     return peek is not None and peek() is not None
 
 
 def without_subclass(x: Tensor) -> Tensor:
-    """``x`` as a ``torch.Tensor``, its history kept, without asking its class; ``x`` itself if that cannot be
-    done: nothing is captured then."""
+    """``x`` as a plain ``torch.Tensor`` with its history, made without methods of its class; ``x`` itself if
+    this torch cannot do that: then nothing is captured."""
     disabled = perhaps("torch._C.DisableTorchFunctionSubclass")
     if disabled is None:
         return x
@@ -69,17 +69,17 @@ def without_subclass(x: Tensor) -> Tensor:
 
 
 def keeps_graph() -> bool:
-    """Whether the backward pass that runs keeps what was saved (``retain_graph=True``). True if that cannot
-    be told: what is kept for too long costs memory alone."""
+    """Whether the running backward pass keeps saved tensors (``retain_graph=True``). True if torch cannot
+    tell: to keep them too long costs only memory."""
     asked = perhaps("torch._C._autograd._get_current_graph_task_keep_graph")
     return asked is None or bool(asked())
 
 
 def never_traced(function: F, why: str) -> F:
-    """``function``, which torch.compile calls and does not trace, nor any frame below it.
+    """Make torch.compile call ``function`` without tracing it or any frame below it.
 
-    What ``torch.compiler.disable`` does, which imports Dynamo, and serves on a torch that lacks the rest. It
-    decorates, so that its names alone are looked up while the package is imported.
+    ``torch.compiler.disable`` does the same but imports Dynamo; it is used on a torch that lacks the names
+    below. They are looked up while the package is imported, because this function is a decorator.
     """
     action = perhaps("torch._C._dynamo.eval_frame._FrameAction")
     strategy = perhaps("torch._C._dynamo.eval_frame._FrameExecStrategy")
@@ -93,7 +93,7 @@ def never_traced(function: F, why: str) -> F:
 
 
 def inside_compiled(value: Any) -> Any:
-    """What torch.compile was given where ``value`` is what it returned; None for anything else."""
+    """The function or module that torch.compile made ``value`` of; None if it did not."""
     if isinstance(value, nn.Module):
         held = value._modules
         return held["_orig_mod"] if "_orig_mod" in held else None  # noqa: SIM401 - scripted ones have no get
@@ -109,14 +109,14 @@ def without_dispatch_modes() -> AbstractContextManager[Any]:
 
 
 def mode_without_numbers() -> str | None:
-    """``"fake"``, ``"proxy"`` or ``"functional"`` if a mode is active whose tensors have no numbers."""
+    """``"fake"``, ``"proxy"`` or ``"functional"`` if such a mode is active, whose tensors have no numbers."""
     kinds, active = need("torch._C._TorchDispatchModeKey"), need("torch._C._get_dispatch_mode")
     names = ("FAKE", "PROXY", "FUNCTIONAL")
     return next((name.lower() for name in names if active(getattr(kinds, name)) is not None), None)
 
 
 def each_operator(handler: Callable[[Any, Any, Any], Any]) -> AbstractContextManager[Any]:
-    """Inside, ``handler(operator, args, kwargs)`` stands for each call of an operator in this thread."""
+    """Inside, ``handler(operator, args, kwargs)`` replaces each call of an operator in this thread."""
     return _mode_class(need("torch.utils._python_dispatch.TorchDispatchMode"))(handler)
 
 
@@ -140,13 +140,13 @@ def global_module_hooks() -> list[Any]:
 
 
 def fake_mode() -> Any:
-    """A mode that makes tensors without numbers, and takes ordinary ones beside them."""
+    """A fake tensor mode that also accepts ordinary tensors."""
     return need("torch._subclasses.fake_tensor.FakeTensorMode")(allow_non_fake_inputs=True)
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without torch's own report of an operator that failed on fake tensors: the error raised says it."""
+    """Inside, torch does not log that an operator failed on fake tensors: the error says so too."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
@@ -156,7 +156,7 @@ def quiet() -> Iterator[None]:
 
 
 def is_fake(value: Any) -> bool:
-    """Whether this is a tensor without numbers."""
+    """Whether this is a fake tensor."""
     return isinstance(value, need("torch._subclasses.fake_tensor.FakeTensor"))
 
 
@@ -178,14 +178,14 @@ class _Schema:
 
 
 def describe(function: Callable[..., Any], schema: str) -> None:
-    """Make ``function`` answer like an operator of torch: :func:`schema_of`, and no tags. FX asks as well,
-    before it takes a call for dead code."""
+    """Give ``function`` the attributes of an operator of torch: a schema for :func:`schema_of`, and no tags.
+    FX reads them too, before it removes a call as dead code."""
     described: Any = function
     described._schema, described.tags = _Schema(f"wgangp_fast::{schema}"), ()
 
 
 def schema_of(target: Any) -> Any:
-    """Name, arguments and aliases of an operator; None for whatever else a node may call."""
+    """The schema of an operator; None for anything else that a node may call."""
     return getattr(target, "_schema", None)
 
 
@@ -195,7 +195,7 @@ def is_higher_order(target: Any) -> bool:
 
 
 def has_autograd_kernel(op: Any) -> bool:
-    """Whether autograd knows the operator, be it that it has no derivative; True for what is no operator."""
+    """Whether the operator is registered with autograd, if only as not differentiable; True for functions."""
     keys = need("torch._C.DispatchKey.__members__")
     need("torch.ops.aten.add.Tensor.has_kernel_for_dispatch_key")
     asked = getattr(op, "has_kernel_for_dispatch_key", None)
@@ -204,15 +204,15 @@ def has_autograd_kernel(op: Any) -> bool:
 
 
 def has_cuda_kernel(name: str) -> bool:
-    """Whether an operator runs on CUDA. False if that cannot be told."""
+    """Whether an operator has a CUDA kernel. False if torch cannot tell."""
     asked = perhaps("torch._C._dispatch_has_kernel_for_dispatch_key")
     return asked is not None and bool(asked(name, "CUDA"))
 
 
 @contextlib.contextmanager
 def without_vmap_loops() -> Iterator[None]:
-    """torch.vmap raises for an operator that it does not know, where it loops over the batch otherwise. A
-    torch that cannot be told to does loop."""
+    """Inside, torch.vmap raises for an operator that it does not know, instead of looping over the batch. On
+    a torch without this switch it loops."""
     switch = perhaps("torch._C._functorch._set_vmap_fallback_enabled") or (lambda on: None)
     asked = perhaps("torch._C._functorch._is_vmap_fallback_enabled") or (lambda: True)
     before = asked()
@@ -227,14 +227,14 @@ def without_vmap_loops() -> Iterator[None]:
 
 
 def storage_key(tensor: Tensor) -> int:
-    """The same for tensors that share memory, fake ones too; means nothing once the memory is freed."""
+    """A number that is the same for tensors that share memory, also fake ones, while the memory lives."""
     need("torch.UntypedStorage._cdata")
     return tensor.untyped_storage()._cdata
 
 
 def versions_kept(tensors: tuple[Tensor, ...]) -> AbstractContextManager[Any]:
-    """What is written into the tensors inside is no change for what autograd has saved before. On a torch
-    that lacks it, it is one, and the backward pass of what was saved raises."""
+    """Inside, autograd does not notice writes into the tensors: what it saved before still counts as
+    unchanged. On a torch that lacks this, a later backward pass raises."""
     kept = perhaps("torch.autograd.grad_mode._unsafe_preserve_version_counter")
     return contextlib.nullcontext() if kept is None else kept(tensors)
 
@@ -246,12 +246,12 @@ def version_of(tensor: Tensor) -> int:
 
 
 def kernel_layout(tensor: Tensor) -> torch.memory_format:
-    """The memory format in which the library's kernels take a tensor with these strides."""
+    """The memory format that torch's kernels choose for a tensor with these strides."""
     return need("torch._prims_common.suggest_memory_format")(tensor)
 
 
 def own_tensors(module: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The dictionaries themselves in which a module holds its parameters and its buffers."""
+    """The dictionaries (not copies) in which a module holds its parameters and its buffers."""
     return module._parameters, module._buffers
 
 
@@ -262,18 +262,18 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def around_ddp(ddp: Any) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-    """What a DistributedDataParallel does before its module, and to its result."""
+    """Two functions: what a DistributedDataParallel does before its module runs, and to its result."""
     need("torch.nn.parallel.DistributedDataParallel._pre_forward")
     need("torch.nn.parallel.DistributedDataParallel._post_forward")
     return ddp._pre_forward, ddp._post_forward
 
 
 def not_warned_of_capture(optimizer: Any) -> None:
-    """The optimiser does not warn that it is capturable and runs outside of a capture."""
+    """Stop the optimiser's warning that it is capturable and runs outside a capture."""
     optimizer._warned_capturable_if_run_uncaptured = True
 
 
-#: functions of nested containers
+#: functions on nested containers
 tree = Names("torch.utils._pytree", "tree_flatten tree_unflatten tree_leaves tree_map_only")
 
 
@@ -281,15 +281,15 @@ tree = Names("torch.utils._pytree", "tree_flatten tree_unflatten tree_leaves tre
 
 
 def trace_to_aten(function: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
-    """The ATen operators that ``function`` calls on ``arguments``, none of them rewritten: ``detach`` stays
-    ``detach``, a view the view that it was."""
+    """The graph of ATen operators that ``function`` calls on ``arguments``. None is decomposed: ``detach``
+    stays ``detach``, and a view stays the same view."""
     make_fx = need("torch.fx.experimental.proxy_tensor.make_fx")
     _check_detach(make_fx)
     return _traced(make_fx, function, *arguments)
 
 
 def _traced(make_fx: Any, function: Callable[..., Any], *arguments: Any) -> fx.GraphModule:
-    # An empty table: with none, torch 2.14 and later rewrite detach into alias, which has a derivative.
+    # An empty table, not None: with None torch 2.14 and later turn detach into alias, which has a derivative.
     options = {"decomposition_table": {}, "tracing_mode": "real", "_allow_non_fake_inputs": True}
     return make_fx(function, **options)(*arguments)
 
@@ -322,7 +322,7 @@ def without_library_operators() -> Iterator[None]:
 
 @contextlib.contextmanager
 def each_traced_node(note: Callable[[fx.Node], None]) -> Iterator[None]:
-    """Inside, ``note`` is shown each node that :func:`trace_to_aten` makes, as it is made."""
+    """Inside, ``note`` is called with each node that :func:`trace_to_aten` makes."""
     tracer = need("torch.fx.experimental.proxy_tensor.PythonKeyTracer")
     original = tracer.create_node
 
@@ -339,12 +339,12 @@ def each_traced_node(note: Callable[[fx.Node], None]) -> Iterator[None]:
 
 
 def ordering_by_tokens() -> Any:
-    """The module by which torch orders some checks among the operators; None: this torch does not."""
+    """The module by which torch keeps some checks in order (effect tokens); None on a torch without it."""
     return perhaps("torch._higher_order_ops.effects")
 
 
-#: inside ``FunctionalTensorMode()`` a change of what ``to_fun`` made is a new value; ``from_fun`` gives the
-#: present one, the tensor itself if nothing was written into it
+#: inside ``FunctionalTensorMode()`` a write into a result of ``to_fun`` makes a new value; ``from_fun`` gives
+#: the latest one, or the tensor itself if nothing was written
 functional = Names(
     "torch",
     "_subclasses.functional_tensor.FunctionalTensorMode _subclasses.functional_tensor.FunctionalTensor "
@@ -353,31 +353,32 @@ functional = Names(
 
 
 def synchronise(tensor: Tensor) -> None:
-    """Bring a functional tensor up to date with what was written through its aliases."""
+    """Update a functional tensor with what was written through its aliases."""
     need("torch._sync")(tensor)
 
 
 def functional_value(tensor: Any) -> Tensor:
-    """What a functional tensor holds now."""
+    """The present value of a functional tensor."""
     return need("torch._from_functional_tensor")(tensor.elem)
 
 
 def give_functional_value(tensor: Any, value: Tensor) -> None:
-    """A functional tensor, and its aliases, hold ``value`` from now on."""
+    """Set the value of a functional tensor and its aliases."""
     need("torch._functionalize_replace")(tensor.elem, value)
     need("torch._functionalize_commit_update")(tensor.elem)
     synchronise(tensor)
 
 
 def inductor(graph: fx.GraphModule, examples: list[Tensor]) -> Callable[..., Any]:
-    """``graph`` compiled by Inductor for tensors like ``examples``; its random numbers are eager code's."""
+    """``graph`` compiled by Inductor for tensors like ``examples``; it draws the random numbers of eager
+    code."""
     compile_fx = need("torch._inductor.compile_fx.compile_fx")
     return compile_fx(graph, examples, config_patches={"fallback_random": True})
 
 
 # Dynamo ------------------------------------------------------------------------------------------
 
-#: what ``frontend*.py`` teach, and what of it they ask
+#: what the patches of ``frontend*.py`` replace and read
 dynamo = Names(
     "torch._dynamo",
     "utils utils.proxy_args_kwargs guards.install_guard guards.GuardBuilder source.AttrSource "
@@ -390,12 +391,12 @@ dynamo = Names(
 )
 
 
-def unknown_sizes(tensor: Tensor) -> bool:  # of a tensor without numbers: whether they depend on numbers
+def unknown_sizes(tensor: Tensor) -> bool:  # of a fake tensor: whether its sizes depend on data
     return bool(need("torch.fx.experimental.symbolic_shapes.free_unbacked_symbols")(tensor))
 
 
 def dynamo_options(needed: dict[str, Any], wanted: dict[str, Any]) -> AbstractContextManager[Any]:
-    """Options of Dynamo that hold inside. Of ``wanted`` those that this torch knows."""
+    """Set options of Dynamo inside: all of ``needed``, and those of ``wanted`` that this torch knows."""
     for name in needed:
         need(f"torch._dynamo.config.{name}")
     known = {name: value for name, value in wanted.items() if lookup(f"torch._dynamo.config.{name}")[0]}
@@ -409,8 +410,8 @@ def fake_mode_of_capture() -> Any:
 
 
 def call_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Run the compiled entry of ``function`` that fits; where none does its Python runs, and nothing is
-    compiled. What ``torch._dynamo.run`` does, without its ten microseconds of Python."""
+    """Run the compiled entry of ``function`` whose guards hold. If there is none, its Python code runs;
+    nothing is compiled. ``torch._dynamo.run`` does the same, with ten microseconds more of Python."""
     swap = need("torch._C._dynamo.eval_frame.set_eval_frame")
     prior = swap(False)
     try:
@@ -420,10 +421,10 @@ def call_compiled(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def forget_compiled(code: types.CodeType) -> None:
-    """Dynamo's entries of a code object are no more, as far as this torch lets."""
+    """Drop Dynamo's entries for a code object, as far as this torch allows."""
     reset = perhaps("torch._C._dynamo.eval_frame.reset_code")
     read = perhaps("torch._dynamo.bytecode_transformation._cached_cleaned_instructions")
     if reset is not None:
         reset(code)
     if hasattr(read, "cache_clear"):
-        read.cache_clear()  # it keeps code objects, with a list of their instructions
+        read.cache_clear()  # a cache that keeps code objects alive

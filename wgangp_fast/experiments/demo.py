@@ -15,9 +15,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.penalty import gradient_penalty
 from wgangp_fast.training import Config, Interrupted, models, train
-from wgangp_fast.training.data import UserError
 from wgangp_fast.training.quality import quality_line
 
 PROGRAM = "wgangp-fast demo"

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Stored, UserError, stream
+from wgangp_fast.training.data import Stored, stream
 from wgangp_fast.training.metrics.quality import to_pixels
 
 from .study import Study

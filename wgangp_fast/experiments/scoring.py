@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast.training.data import Stored, UserError
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import Stored
 from wgangp_fast.training.loop import using_threads
 from wgangp_fast.training.metrics.distances import inception_score
 from wgangp_fast.training.metrics.features import Classifier, Network

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from wgangp_fast.bench.timing import interleave, paired_ratios, spread, warm_up
-from wgangp_fast.explain import Explanation, explain
+from wgangp_fast.explanation import Explanation, explain
 from wgangp_fast.loss import critic_loss
 
 from .study import Study

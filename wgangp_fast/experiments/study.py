@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from wgangp_fast.bench.environment import environment
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import Config, checkpoint, folder
-from wgangp_fast.training.data import UserError
 
 from . import page
 from .figures import save

@@ -1,7 +1,7 @@
 """The package's own operations, each beside the plain reference that defines its meaning.
 
-Public functions check little and dispatch on ``impl``; they are not differentiable: plans are made of
-them. What an implementation is called and takes is in :mod:`~wgangp_fast.ops.registry`.
+The public functions check little and choose an implementation by ``impl``. They are not differentiable: plans
+call them. Names and arguments of the implementations are in :mod:`~wgangp_fast.ops.registry`.
 """
 
 from .bias_act import bias_act, bias_act_adjoint, bias_act_grad

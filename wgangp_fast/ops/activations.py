@@ -137,7 +137,7 @@ NAMES = tuple(ACTIVATIONS)
 NUMBER = {name: number for number, name in enumerate(NAMES)}
 SELU = (1.6732632423543772, 1.0507009873554805, 1.0)
 
-#: parameters where the caller gives none
+#: parameters by default
 DEFAULTS: dict[str, tuple[float, float, float]] = {
     "leaky_relu": (0.01, 0.0, 0.0),
     "elu": (1.0, 1.0, 1.0),
@@ -149,7 +149,7 @@ def encode(name: str, parameters: tuple[float, ...]) -> tuple[int, float, float,
     """``(act, p0, p1, p2)`` of a named activation; ``"selu"`` is elu with its constants.
 
     Raises:
-        ValueError: an unknown name, too many parameters, or parameters that ``saves`` cannot bear.
+        ValueError: an unknown name, too many parameters, or parameters for which ``saves`` would be wrong.
     """
     if name == "selu":
         name, parameters = "elu", SELU

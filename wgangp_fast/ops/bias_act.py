@@ -1,4 +1,4 @@
-"""Bias and activation, and their first and second order (one table row an activation)."""
+"""Bias and activation, and their first and second order; one table row for each activation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions over images and their two gradients (a CPU's way, from packed blocks; no groups)."""
+"""Convolutions of images without groups, and their two gradients; the CPU kernels pack blocks of both."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ def interpolate(
     generator: torch.Generator | None = None,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """``x_i = fake_i + alpha_i * (real_i - fake_i)``, the weights drawn inside or given.
+    """``x_i = fake_i + alpha_i * (real_i - fake_i)``, with weights that are drawn here or given.
 
     Args:
         real: ``[N, ...]``, float64, float32, float16 or bfloat16; contiguous and channels_last alike.
@@ -54,7 +54,7 @@ def draw_key(generator: torch.Generator | None, device: torch.device) -> tuple[i
 
 
 def _signed(seed: int) -> int:
-    """The same 64 bits as a schema's ``int``."""
+    """The same 64 bits as a signed integer, which an operator's ``int`` argument is."""
     return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 

@@ -1,7 +1,7 @@
 """Layer, group and instance norm with an optional activation: forward, vjp, jvp, and sweep 4.
 
 With ``xh = (x - mean) * rstd`` and ``u = xh * weight + bias``, ``y = f(u)``; the Jacobian of ``xh`` is
-``J v = rstd * (v - mean(v) - xh * mean(xh * v))`` over one row, and it is symmetric. For the curvature see
+``J v = rstd * (v - mean(v) - xh * mean(xh * v))`` over one row, and it is symmetric. For the second order see
 :mod:`wgangp_fast.rules.norm`.
 """
 
@@ -35,7 +35,7 @@ def norm_act(
     """``f(normalised x * weight + bias)``.
 
     Args:
-        x: ``[N, C, ...]`` for ``groups > 0``: group norm (1: a layer norm with an affine a channel; C:
+        x: ``[N, C, ...]`` for ``groups > 0``: group norm (1: a layer norm with a weight per channel; C:
             instance norm), contiguous or channels_last. For ``groups == 0`` layer norm over the last
             ``dims`` dimensions.
         weight: ``[C]``, or the shape of the last ``dims`` dimensions; dtype of ``x``.
@@ -54,7 +54,7 @@ def norm_act(
 
 
 class _Rows(NamedTuple):
-    """Views of one call as ``[R, D, L]``: rows, channels a row, elements a channel.
+    """Views of one call as ``[R, D, L]``: rows, channels of a row, elements of a channel.
 
     For layer norm ``D = 1`` and the weight lies along ``L``; for group norm it is ``[G, D, 1]`` tiled.
     """
@@ -76,7 +76,7 @@ class _Rows(NamedTuple):
         return value.reshape(*self.shape[:2], 1, 1)
 
     def total(self, value: Tensor, wanted: bool, x: Tensor, dims: int) -> Tensor:
-        """Sum over what shares a weight, in the shape of a weight; empty unless ``wanted``."""
+        """Sum over the elements that share a weight, in the weight's shape; empty unless ``wanted``."""
         if not wanted:
             return x.new_empty(0)
         extent = x.shape[1:2] if self.groups else x.shape[x.dim() - dims :]
@@ -172,7 +172,7 @@ def norm_act_adjoint_ref(
     weight: Tensor | None, bias: Tensor | None,
     groups: int, dims: int, act: int, p0: float, p1: float, p2: float, affine: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Sweep 4: adjoints of x, weight and bias, from the adjoint ``c`` of y and the curvature."""
+    """Sweep 4: adjoints of x, weight and bias, from the adjoint ``c`` of y and the second-order term."""
     site = _Site(x, mean, rstd, weight, bias, groups, dims, act, (p0, p1, p2))
     tangent, gu = site.rows.of(t), site.slope * site.rows.of(g)
     jt = site.j(tangent)

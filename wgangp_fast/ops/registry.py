@@ -34,9 +34,9 @@ class Kernel:
         schema: as in ``csrc/ops.cpp``.
         reference: plain PyTorch, the meaning; also the fake implementation.
         file: the file of its family, in ``ops`` and in ``kernels``.
-        call: runs the implementation that ``auto`` chooses for its tensors; what plans hold until the
-            backend of a plan is known. Has the schema and the tags of an operator.
-        mutates: writes into its first argument and returns nothing.
+        call: runs the implementation that ``auto`` chooses for its tensors; plans call it until their
+            backend is known. Has the schema and the tags of an operator.
+        mutates: whether it writes into its first argument and returns nothing.
     """
 
     name: str
@@ -48,10 +48,11 @@ class Kernel:
 
 
 KERNELS: dict[str, Kernel] = {}
+"""Every operation by name."""
 
 
 def operation(schema: str) -> Callable[[R], R]:
-    """Decorator of a reference: enter it under the name in ``schema``."""
+    """Decorator of a reference: registers the operation under the name in ``schema``."""
 
     def enter(reference: R) -> R:
         name, file = schema.partition("(")[0], reference.__module__.rpartition(".")[2]

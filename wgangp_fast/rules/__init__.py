@@ -30,7 +30,7 @@ def rule_of(site: Site, outputs: frozenset[int] = frozenset()) -> Rule:
     """The written rule of ``site.op`` if it covers these arguments, else a :class:`Generic` one.
 
     Args:
-        outputs: of several outputs those that reach the score. Most written rules know the first alone.
+        outputs: of several outputs, those that the score depends on. Most written rules know only the first.
 
     Raises:
         DeriveError: an operation of this package whose rule does not cover these arguments. Autograd knows
@@ -53,8 +53,8 @@ def rule_of(site: Site, outputs: frozenset[int] = frozenset()) -> Rule:
 
 
 def _is_complex(site: Site) -> bool:
-    """Whether complex numbers come in or out: a real factor of a complex product has a complex cotangent, of
-    which it gets the real part. Autograd does so; most written rules are for real numbers."""
+    """Whether an argument or a result is complex. Most written rules are for real numbers: they would not
+    take the real part of the cotangent for a real factor of a complex product, as autograd does."""
     results = site.result if isinstance(site.result, (tuple, list)) else [site.result]
     values = [*map(site.val, site.slots()), *(r for r in results if isinstance(r, Tensor))]
     return any(value.is_complex() for value in values)

@@ -1,4 +1,4 @@
-"""Writing into a part of a tensor, as functionalisation leaves it: indexed assignments and ``copy_``."""
+"""Writes into a part of a tensor, in functional form: indexed assignments and ``copy_``."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ add_rule(
 
 @register(aten.as_strided_scatter.default)
 class StridedAssignment(Assignment):
-    """What ``fill_diagonal_`` leaves. Autograd's derivative of this operator is wrong (torch 2.13: it zeroes
-    what was not written), so no other rule may take it."""
+    """The functional form of ``fill_diagonal_``. Autograd's derivative of it is wrong (torch 2.13: zero also
+    for elements that were not written), so the generic rule may not take it."""
 
     def __init__(self) -> None:
         super().__init__(lambda s, g: g.contiguous().as_strided(s["size"], s["stride"], s["storage_offset"]))
@@ -68,7 +68,7 @@ class StridedAssignment(Assignment):
 def strided_assignment(
     tensor: torch.Tensor, source: torch.Tensor, size: list[int], stride: list[int], offset: int | None = None
 ) -> torch.Tensor:
-    """``aten.as_strided_scatter`` for autograd: written in place, whose derivative is right."""
+    """``aten.as_strided_scatter`` written in place, because autograd's derivative of that is right."""
     result = tensor.clone(memory_format=torch.contiguous_format)
     result.as_strided(size, stride, offset or 0).copy_(source)
     return result

@@ -1,4 +1,4 @@
-"""Softmax, in full; with the bilinear rules this is attention.
+"""Softmax and log-softmax; with the bilinear rules they make attention.
 
 ``scaled_dot_product_attention`` is captured as its mathematical form (matrix products and softmax),
 because the fused library kernels have no second derivative.

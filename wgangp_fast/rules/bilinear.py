@@ -4,8 +4,8 @@ Three functions give every order: ``apply`` (the product itself), ``transpose_a`
 first factor) and ``transpose_b`` (gradient for the second). Usually the second factor is a parameter:
 then sweep 2 is ``transpose_a(g, b)``, sweep 3 is ``apply(t, b)``, the first weight-gradient term is
 ``transpose_b(t, g)`` and sweep 4 adds ``transpose_b(a, c)``. The two terms are made by ONE call on the
-concatenated pairs, because a weight gradient sums over the batch anyway. Both factors may move, as in
-attention; then the cross terms are the curvature.
+concatenated pairs, because a weight gradient sums over the batch anyway. Both factors may depend
+on x, as in attention; then the cross terms are the second-order term.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class Bilinear(Rule):
         raise NotImplementedError
 
     def copies_are_dear(self, site: Site) -> bool:
-        """Whether, on a CPU, activations are large, and the weights small beside them."""
+        """Whether, on a CPU, the activations are too large to be copied, also compared with the weights."""
         copied = site.val(self.a).numel() + site.result.numel()
         on_cpu = site.val(self.a).device.type == "cpu"
         return on_cpu and copied > 1 << 18 and site.val(self.b).numel() < 2 * copied
 
     def takes_pairs(self, site: Site) -> bool:
-        """Whether :meth:`transpose_b_of` takes its pairs as they are, without a copy of them in a row."""
+        """Whether :meth:`transpose_b_of` takes its pairs as they are, without concatenating them."""
         return False
 
     def transpose_b_of(self, site: Site, pairs: list[tuple[Value, Value]]) -> Value:
@@ -99,7 +99,7 @@ class Bilinear(Rule):
         if self.merge is None or g is None or self.a not in t or self.b not in slots:
             return super().adjoint(site, c, g, t, slots)
         rest = slots - {self.b}
-        # Whichever needs more scratch memory goes first, before the other's result is there to add to it:
+        # First the one that needs more scratch memory, while the other's result does not exist yet:
         # the concatenated copies for large activations, the library's reordered weight for large weights.
         out: dict[str, Value] = {}
         large_weight = site.val(self.b).numel() > site.val(self.a).numel()
@@ -126,7 +126,7 @@ class Convolution(Bilinear):
         return self.copies_are_dear(site)
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        # Autograd hands zeros through a mean pooling's second order; here it is part of this operator.
+        # In stock code a mean pooling gives explicit zeros; here it is part of this operator.
         pooled = bool(moving) and site.info.pooled
         return frozenset(site.slots()) if pooled else super().explicit_zeros(site, moving)
 
@@ -298,7 +298,7 @@ class Multiply(Bilinear):
         return self._narrow(site, self._product(site, g, a), self.b)
 
     def _product(self, site: Site, v: Value, factor: Value) -> Value:
-        """``v * factor``; torch.mul says that neither is broadcast or cast, so v may be overwritten."""
+        """``v * factor``; by ``torch.mul`` if neither is broadcast or cast: then a pass may overwrite v."""
         same = all(
             site.val(slot).shape == site.result.shape and site.val(slot).dtype == site.result.dtype
             for slot in (self.a, self.b)

@@ -1,4 +1,4 @@
-"""Elementwise operators: one table row an activation.
+"""Elementwise operators: one table row for each.
 
 With ``v -> f'(h) v`` as ``multiply``, sweep 2 and sweep 3 are the same call. Second order needs ``f''``:
 a row gives either ``ratio = f''/f'`` (then sweep 4 is ``multiply(c + ratio*g*t)``, one multiply for
@@ -26,7 +26,7 @@ class Unary(Rule):
         multiply: ``(site, v) -> f'(h) * v``, a single fused library kernel where there is one.
         ratio: ``site -> f''/f'``, a tensor or a number; times ``scale``.
         second: ``site -> f''``, a tensor or a number.
-        explicit_zeros: without either, whether autograd's own second order is zeros rather than nothing.
+        explicit_zeros: without either: whether autograd's second order gives zeros (else None).
     """
 
     def __init__(
@@ -209,7 +209,7 @@ for _op, _row in UNARY.items():
 
 @register(aten.div.Tensor)
 class Divide(Rule):
-    """``a / b`` with broadcasting; linear in ``a``, curved in ``b``."""
+    """``a / b`` with broadcasting; linear in ``a`` only."""
 
     def _narrow(self, site: Site, value: Value, slot: str) -> Value:
         value = unbroadcast(value, site.shape(slot), site.result.shape)
@@ -230,7 +230,7 @@ class Divide(Rule):
     def jvp(self, site: Site, t: Slots) -> Value:
         total = t.get("self")
         if "other" in t:
-            # not plus(): -y*t_b is wanted also where a does not move
+            # not plus(): -y*t_b is needed also if a has no tangent
             shift = site.output() * t["other"]
             total = -shift if total is None else total - shift
         return total / self._denominator(site)

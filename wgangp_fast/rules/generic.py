@@ -1,9 +1,9 @@
 """The rule for every operator that has no other: differentiate that one node with autograd, twice.
 
 Exact for whatever autograd differentiates twice, complex operators included; slower than a written
-rule, because each sweep runs the operator again. Which outputs move and which inputs bend is found
-on fake tensors while the plan is written, and not before it is asked: an operator without a second
-derivative may stand in a critic that uses its result for indices alone.
+rule, because each sweep runs the operator again. Which outputs depend on the active slots, and which
+slots have a second-order term, is found on fake tensors while the plan is written, and only when it
+is asked: a critic may compute indices with an operator that has no second derivative.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 def _detached(value: Value) -> Value:
-    """Constants of the same values: a parameter among them must not look like a path to differentiate."""
+    """The same values as constants: autograd must not differentiate by a parameter among them."""
     if isinstance(value, (list, tuple)):
         return [_detached(member) for member in value]
     return value.detach() if isinstance(value, Tensor) else value
@@ -137,8 +137,8 @@ def node_adjoint(
 
 @functools.cache
 def has_derivative(op: Operator) -> bool:
-    """Whether a derivative of the operator is registered with autograd, be it that it has none by meaning
-    (``argmax``). Without one, torch warns in backward and takes what the kernel happens to give."""
+    """Whether the operator is registered with autograd, if only as not differentiable (``argmax``). If
+    not, torch warns in the backward pass, and uses whatever derivative the kernel happens to have."""
     return torch_internals.has_autograd_kernel(op)
 
 
@@ -186,7 +186,7 @@ class Generic(Rule):
 
     @functools.cached_property
     def outputs(self) -> frozenset[int]:
-        """The outputs that move with the active slots."""
+        """The outputs that depend on the active slots."""
         known = has_derivative(self.op)
 
         def work(values: Mapping[str, Argument]) -> frozenset[int]:
@@ -198,14 +198,14 @@ class Generic(Rule):
 
     @functools.cached_property
     def bends(self) -> frozenset[str]:
-        """The slots in which autograd finds curvature when the active slots move.
+        """The slots for which autograd finds a second-order term when the active slots have tangents.
 
         Raises:
             DeriveError: autograd cannot differentiate the operator twice by the active slots.
         """
         try:
             return self._second_order(self.slots)
-        except DeriveError:  # perhaps because of a slot that nobody wants
+        except DeriveError:  # perhaps only for a slot whose gradient nobody wants
             found = self._second_order(self.active)
         for slot in sorted(self.slots - self.active):
             try:
@@ -218,7 +218,7 @@ class Generic(Rule):
     def _probing(
         self, slots: frozenset[str], values: Mapping[str, Argument], seen: _Unregistered | None = None
     ) -> Iterator[tuple[dict[str, Tensor], list[Value]]]:
-        """Leaves by slot and the results of the operator run on ``values``; ``seen`` is shown what runs."""
+        """Leaves by slot, and the operator's results on ``values``; ``seen`` is called with what runs."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
             names = sorted(slots)

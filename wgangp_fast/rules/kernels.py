@@ -16,7 +16,7 @@ def _act(site: Site) -> tuple[float, ...]:
 
 
 class BiasAct(Rule):
-    """``y = f(x + bias)``; the activation's row says what is saved and whether it bends."""
+    """``y = f(x + bias)``; the activation's row says what is saved and whether f'' is zero."""
 
     def __init__(self, smooth: bool) -> None:
         self.smooth, self.piecewise_linear = smooth, not smooth
@@ -61,7 +61,7 @@ class BiasAct(Rule):
 
 
 class AnyBiasAct(Rule):
-    """One operation, two structures: the activation's number chooses."""
+    """Piecewise linear or smooth: the activation's number decides."""
 
     def __init__(self) -> None:
         self.piecewise, self.curving = BiasAct(False), BiasAct(True)
@@ -113,7 +113,7 @@ add_rule(Gate(), KERNELS["gate"].call)
 
 
 class NormAct(Rule):
-    """``y = f(xh * weight + bias)``: one kernel an order, weight gradients among its results."""
+    """``y = f(xh * weight + bias)``: one kernel for each order, which gives weight gradients too."""
 
     def accepts(self, site: Site) -> bool:
         return site.active <= {"x"}
@@ -144,7 +144,7 @@ class NormAct(Rule):
         return frozenset(slot for slot in reached if slot == "x" or site.has(slot))
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
-        # of the activation inside: a norm's own second order has none
+        # zeros of the activation inside; a norm's own second order has none
         bends = ACTIVATIONS[NAMES[site["act"]]].d2f is not None or NAMES[site["act"]] == "identity"
         return frozenset() if bends or not moving else frozenset({"x", "weight", "bias"})
 

@@ -104,7 +104,7 @@ def reduced_dims(site: Site) -> list[int]:
 
 
 def spread(site: Site, value: Value) -> Value:
-    """A per-reduction value back over the reduced dimensions, as a broadcastable view."""
+    """A view of a reduced value that broadcasts over the dimensions that were reduced."""
     if site.arguments.get("keepdim"):
         return value
     shape = site.shape("self")

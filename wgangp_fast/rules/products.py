@@ -1,9 +1,9 @@
 """Matrix products on a CPU by the library that is fastest there.
 
 torch takes MKL for float32 products. MKL keeps its best code for processors of its own maker; elsewhere
-oneDNN, which torch brings as well, is 1.4 to 2.2 times as fast (``benchmarks/products.py``). It is chosen by
-the maker of the processor and the size, never by a race of the two: a race would make bits differ from
-run to run.
+oneDNN, which is part of torch as well, is 1.4 to 2.2 times as fast (``benchmarks/products.py``). The
+choice depends on the processor's maker and on the size, never on a race: then results would differ in their
+last bits from run to run.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def prepare(graph: fx.Graph, own_kernels: bool) -> None:
     Linear nodes run on oneDNN, with the (leaky) ReLU behind them in the same call; with ``own_kernels``,
     convolutions run on the package's own kernels where these are faster (:func:`own_products`), and small
     batches with many weights as one matrix product of unfolded rows.
-    Its ``run`` makes sweep 1's call from the arguments. The linear node's value is then the
-    activated one: nothing but that activation may read it, and it passes its argument on.
+    Its ``run`` makes sweep 1's call from the arguments. The value of a linear node then includes its
+    activation: no other node may read it, and the activation's node returns its argument.
     """
     for node in graph.nodes:
         if node.op != "call_function":
@@ -148,11 +148,11 @@ def own_products(node: fx.Node) -> frozenset[str]:
 
 
 def _full(size: int, tile: int) -> bool:
-    """Whether tiles of this many fill at least three quarters of their places."""
+    """Whether ``size`` fills at least three quarters of the tiles that it needs."""
     return 4 * size >= 3 * tile * -(-size // tile)
 
 
-#: input channels for which the first layer's own way back is meant
+#: with at most so many input channels (a first layer) the gradient of the input has a kernel of its own
 FEW_CHANNELS = 4
 
 

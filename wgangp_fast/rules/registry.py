@@ -1,6 +1,6 @@
 """What a rule is, and the table from ATen operators to rules.
 
-A rule says how one operator takes part in the four sweeps (see the engine's ``derive``). It is written
+A rule says how one operator takes part in the four sweeps (see ``engine/derive``). It is written
 with ordinary torch calls on *slots*: the operator's tensor arguments, called by their schema names
 (``"self"``, ``"weight"``; the members of a list are ``"tensors.0"``, ``"tensors.1"`` ...). The values
 that it gets are FX proxies while a plan is being written and real tensors in the tests of the rules,
@@ -39,7 +39,7 @@ class Site:
         arguments: its arguments by schema name, tensors as fake tensors.
         read: turns ``("in", slot)`` or ``("out", index or None)`` into the value of that primal tensor
             in the sweep that is being written. Reading makes it saved, so rules read late.
-        active: slots that move with the critic's input (they carry tangents and cotangents).
+        active: slots that depend on the critic's input (they have tangents and cotangents).
         result: the operator's fake output, a tensor or a tuple.
     """
 
@@ -213,12 +213,12 @@ class Rule:
         return {}
 
     def second_order_in_sweep3(self, site: Site) -> bool:
-        """Whether the curvature is better made in sweep 3, where its tangent is at hand and can die, than
-        together with the adjoint in sweep 4."""
+        """Whether the second-order term is better computed in sweep 3, where its tangent can be freed at
+        once, than in sweep 4 together with the adjoint."""
         return False
 
     def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
-        """Sweep 4 at a node with a nonzero adjoint: vjp of ``c`` plus curvature.
+        """Sweep 4 at a node with a nonzero adjoint: vjp of ``c`` plus the second-order term.
 
         Bilinear rules override it to make one call of the two weight-gradient terms.
         """
@@ -239,7 +239,7 @@ def filled(site: Site, slot: str, value: Value) -> Value:
 
 
 def plus(a: Value, b: Value) -> Value:
-    """Sum in which None is a structural zero. Of one shape and dtype: it may be written into ``a``."""
+    """``a + b``, where None is zero; both of one shape and dtype, so that a pass may overwrite ``a``."""
     if a is None or b is None:
         return b if a is None else a
     return torch.add(a, b)

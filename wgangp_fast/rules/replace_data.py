@@ -1,7 +1,8 @@
 """An in-place change that autograd does not record, as an operator: new numbers, the old history.
 
 ``h.clamp_(max=2)`` under ``torch.no_grad()``, ``h.detach().mul_(2)`` and ``h.data = ...`` change the numbers
-of ``h``; its derivative stays that of what it was made of. ``F.cosine_similarity`` clamps its norms so.
+of ``h``; its derivative stays that of what it was made of. ``F.cosine_similarity`` clamps its norms in this
+way.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ replace_data = torch.ops.wgangp_fast.replace_data.default
 
 
 def replaced(history: Tensor, data: Tensor) -> Tensor:
-    """The same under autograd, which then gives no gradient, and not zeros, where none comes back."""
+    """The same under autograd. If no gradient comes back, it gives None, not zeros."""
     result = history.clone()
     result.data = data.detach()
     return result

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import write_whole
-from wgangp_fast.training.data import UserError
 
 FORMAT = 2
 _NAME = re.compile(r"checkpoint_(\d+)\.pt")

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr
 
 from wgangp_fast.console import complain
-from wgangp_fast.training.data import UserError, require
+from wgangp_fast.errors import UserError
+from wgangp_fast.optional_dependencies import require
 
 from .config import Config
 from .loop import Diverged, Interrupted, train

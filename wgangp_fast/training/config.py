@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import read_text
 from wgangp_fast.training import data, models
-from wgangp_fast.training.data import UserError
 
 from .losses import LOSSES
 from .presets import COMMON, LOSS_SETTINGS, PRESETS

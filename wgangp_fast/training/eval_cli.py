@@ -14,8 +14,9 @@ from torch import Tensor
 
 from wgangp_fast.cli_arguments import Parser, mistakes, positive
 from wgangp_fast.console import complain
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Samples, UserError
+from wgangp_fast.training.data import Samples
 from wgangp_fast.training.metrics.distances import sliced_wasserstein_points
 from wgangp_fast.training.metrics.features import Classifier, Network, RandomConvolutions
 from wgangp_fast.training.metrics.inception import Inception

@@ -8,7 +8,7 @@ import sys
 
 import torch
 
-from ..explain import explain
+from ..explanation import explain
 from ..options import EXECUTORS
 from . import models
 

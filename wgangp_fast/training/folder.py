@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import Lock, append_text, read_text, write_text
-from wgangp_fast.training.data import UserError
 
 LOG = "log.txt"
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import data
-from wgangp_fast.training.data import Samples, UserError
+from wgangp_fast.training.data import Samples
 
 from . import checkpoint, folder
 from .config import Config, changes, read_config

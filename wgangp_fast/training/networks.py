@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.training import models
-from wgangp_fast.training.data import Samples, Stored, UserError
+from wgangp_fast.training.data import Samples, Stored
 
 from .config import Config
 

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 
 # A process that died closes its connections and is noticed at once; one that hangs, after this.
 TIMEOUT = timedelta(seconds=60)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wgangp_fast.console import drawable
 from wgangp_fast.files import write_whole
-from wgangp_fast.training.data import require
+from wgangp_fast.optional_dependencies import require
 from wgangp_fast.training.metrics.quality import to_pixels
 
 GRID_SIDE = 640  # pixels: small images are enlarged to about this

@@ -9,20 +9,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime
-import html
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from wgangp_fast import __version__
+from wgangp_fast.console import drawable
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import write_text
-from wgangp_fast.training.data import UserError
+from wgangp_fast.optional_dependencies import require
 from wgangp_fast.training.data.pixels import decode
 
-from .report_charts import SMOOTH, Curve, chart, duration, finite, number
-from .report_page import COLOURS, cell, dot, folded, page, pairs, row_head, section, table
+from .report_charts import COLOURS, SMOOTH, Chart, Curve, chart, duration, finite, number
 from .report_run import MISSING, Run, differences, inside, is_number, read_all, settings, shared_judge
 
 GRIDS = 4  # pictures of a run's samples, with the real ones a row; twice as many of a single run
@@ -56,6 +56,24 @@ MEASURES = {
 TOTALS = {"modes_covered": "modes", "classes_covered": "classes"}
 
 
+class Summary(NamedTuple):
+    """A run in a few words: ``facts`` by name."""
+
+    label: str
+    judge: str
+    facts: dict[str, str]
+
+
+class Evaluation(NamedTuple):
+    """A row of the table; of each cell the value, and what real images get."""
+
+    run: int
+    label: str
+    iteration: str
+    cells: list[tuple[str, str]]
+    details: str
+
+
 def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> Path:
     """Write the report.
 
@@ -75,29 +93,51 @@ def write_report(runs: Sequence[Path], out: Path, title: str | None = None) -> P
     if not runs:
         raise ValueError("a report needs at least one run folder")
     found = read_all(runs)
-    title = title or "Training: " + ", ".join(run.label for run in found)
     now = datetime.datetime.now().astimezone().isoformat(" ", "minutes")
-    body = [_head(found, title), _settings(found), _curves(found), _samples(found), _evaluations(found)]
-    body.append(_logs(found))
+    charts, undrawn = _curves(found)
+    measures = [name for name in MEASURES if any(name in e for run in found for e in run.evaluations)]
+    summaries = _summaries(found)
+    text = _template().render(
+        title=title or "Training: " + ", ".join(run.label for run in found),
+        written=f"Written by wgangp_fast {__version__}, {now}",
+        runs=found,
+        several=len(found) > 1,
+        colours=COLOURS,
+        missing=MISSING,
+        summaries=summaries,
+        columns=list(dict.fromkeys(name for summary in summaries for name in summary.facts)),
+        comparison=_comparison(found),
+        settings={name: [run.setting(name) for run in found] for name in settings(found)},
+        differing=differences(found),
+        charts=charts,
+        undrawn=undrawn,
+        smoothed=any(len(run.ticks) >= 2 * SMOOTH for run in found),
+        samples=[_pictures(run, GRIDS if len(found) > 1 else 2 * GRIDS + 1) for run in found],
+        measures=[" ".join(MEASURES[name]) for name in measures],
+        evaluations=_evaluations(found, measures),
+    )
+    # In ASCII any program reads it right, whatever encoding it assumes.
+    page = drawable(text).encode("ascii", "xmlcharrefreplace").decode("ascii")
     out = Path(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if out.is_dir():
             raise IsADirectoryError(0, "it is a folder")
-        write_text(out, page(title, body, f"Written by wgangp_fast {__version__}, {now}"))
+        write_text(out, page)
     except OSError as error:
         raise UserError(f"cannot write {out} ({error.strerror or error})") from None
     return out
 
 
-def _head(runs: Sequence[Run], title: str) -> str:
-    heading = f"<h1>{html.escape(title)}</h1>"
-    if len(runs) == 1:
-        quality = runs[0].quality()
-        found = pairs("facts", _facts(runs[0]) | _qualities(quality))
-        return f'<header>{heading}{found}<p class="note">{html.escape(_judge(quality))}</p></header>'
-    comparison = f'<p class="verdict">{html.escape(_comparison(runs))}</p>'
-    return f"<header>{heading}{comparison}{_summary(runs)}</header>"
+def _template() -> Any:
+    jinja2 = require("jinja2")
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("wgangp_fast.training"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("report.html")
 
 
 def _facts(run: Run) -> dict[str, str]:
@@ -124,16 +164,14 @@ def _judge(quality: dict[str, Any]) -> str:
     return f"Judged by {name}" if name else ""
 
 
-def _summary(runs: Sequence[Run]) -> str:
-    judge = shared_judge(runs)  # distances by different networks are not comparable
+def _summaries(runs: Sequence[Run]) -> list[Summary]:
+    # Distances by different networks are not comparable.
+    judge = shared_judge(runs) if len(runs) > 1 else None
     qualities = [run.quality(judge) for run in runs]
-    found = [_facts(run) | _qualities(quality) for run, quality in zip(runs, qualities, strict=True)]
-    names = list(dict.fromkeys(name for known in found for name in known))
-    rows = []
-    for index, (run, known) in enumerate(zip(runs, found, strict=True)):
-        cells = [cell(known.get(name, MISSING), kind="number") for name in names]
-        rows.append(("", [row_head(index, run.label, _judge(qualities[index])), *cells]))
-    return table(["Run", *names], rows, names)
+    return [
+        Summary(run.label, _judge(quality), _facts(run) | _qualities(quality))
+        for run, quality in zip(runs, qualities, strict=True)
+    ]
 
 
 def _comparison(runs: Sequence[Run]) -> str:
@@ -146,48 +184,23 @@ def _comparison(runs: Sequence[Run]) -> str:
     return f"Images per second against {base.label}: {', '.join(texts)}." if texts else ""
 
 
-def _settings(runs: Sequence[Run]) -> str:
-    names = settings(runs)
-    if not names:
-        return ""
-    if len(runs) == 1:
-        every = pairs("columns", {name: runs[0].setting(name) for name in names})
-        return section("Settings", folded(f"All {len(names)} settings", every))
-    differing = differences(runs)
-    head = ["Setting", *(run.label for run in runs)]
-
-    def rows_of(chosen: Sequence[str]) -> Iterator[tuple[str, Sequence[str]]]:
-        for name in chosen:
-            cells = [row_head(None, name), *(cell(run.setting(name)) for run in runs)]
-            yield "differs" if name in differing else "", cells
-
-    short = table(head, rows_of(differing)) if differing else "<p>All settings are equal.</p>"
-    return section("Settings that differ", short, folded("All settings", table(head, rows_of(names))))
-
-
-def _curves(runs: Sequence[Run]) -> str:
-    groups = []
-    for over, unit, kind in (
-        ("iteration", "generator iterations", "iterations"),
-        ("seconds", "seconds", "seconds"),
-    ):
-        drawn = [
-            chart(title, curves, unit, reference, zero)
-            for title, names, reference, zero in CHARTS
-            if (curves := _of_chart(runs, names, over)) and (title != "Learning rate" or _moves(curves))
-        ]
-        groups.append(f'<div class="charts {kind}">{"".join(drawn)}</div>' if drawn else "")
-    if not any(groups):
-        return ""
-    switch = (
-        '<input class="axis" type="radio" name="axis" id="by-iterations" checked>'
-        '<input class="axis" type="radio" name="axis" id="by-seconds">'
-        '<div class="axes"><label for="by-iterations">over iterations</label>'
-        '<label for="by-seconds">over time</label></div>'
-    )
-    many = any(len(run.ticks) >= 2 * SMOOTH for run in runs)
-    note = '<p class="note">The lines are running medians, pale behind them every value.</p>' if many else ""
-    return section("Curves", (switch if all(groups) else "") + "".join(groups), note)
+def _curves(runs: Sequence[Run]) -> tuple[dict[str, list[Chart]], str]:
+    """Charts over each kind of x that there is, and why there are none where they cannot be drawn."""
+    found: dict[str, list[Chart]] = {}
+    try:
+        for over, unit, kind in (
+            ("iteration", "generator iterations", "iterations"),
+            ("seconds", "seconds", "seconds"),
+        ):
+            drawn = [
+                chart(title, curves, unit, reference, zero)
+                for title, names, reference, zero in CHARTS
+                if (curves := _of_chart(runs, names, over)) and (title != "Learning rate" or _moves(curves))
+            ]
+            found |= {kind: drawn} if drawn else {}
+    except UserError as error:  # the rest of the page needs no matplotlib
+        return {}, str(error)
+    return found, ""
 
 
 def _of_chart(runs: Sequence[Run], names: dict[str, str], over: str) -> list[Curve]:
@@ -197,7 +210,7 @@ def _of_chart(runs: Sequence[Run], names: dict[str, str], over: str) -> list[Cur
             points = run.values(name, over)
             label = " ".join(filter(None, (run.label if len(runs) > 1 else "", what))) or "last"
             if finite(points):
-                curves.append(Curve(label, points, index % COLOURS, dashed=place > 0))
+                curves.append(Curve(label, points, index, dashed=place > 0))
     return curves
 
 
@@ -205,33 +218,20 @@ def _moves(curves: Sequence[Curve]) -> bool:
     return any(len({y for _, y in curve.points}) > 1 for curve in curves)
 
 
-def _samples(runs: Sequence[Run]) -> str:
-    parts = []
-    for index, run in enumerate(runs):
-        fakes = sorted(
-            (int(found[1]), path)
-            for path in run.path.glob("fakes_*.png")
-            if (found := re.fullmatch(r"fakes_(\d+)\.png", path.name))
-        )
-        count = min(GRIDS if len(runs) > 1 else 2 * GRIDS + 1, len(fakes))
-        places = sorted({round(k * (len(fakes) - 1) / max(1, count - 1)) for k in range(count)})
-        shown = [(f"iteration {fakes[k][0]:,}", fakes[k][1]) for k in places]
-        if (run.path / "reals.png").is_file():
-            shown.append(("real data", run.path / "reals.png"))
-        if not shown:
-            continue
-        name = f"<h3>{dot(index)}{html.escape(run.label)}</h3>" if len(runs) > 1 else ""
-        figures = "".join(_figure(f"{run.label}, {text}", text, path) for text, path in shown)
-        parts.append(f'{name}<div class="grids">{figures}</div>')
-    return section("Samples over time, of the same latents", *parts)
-
-
-def _figure(spoken: str, caption: str, path: Path) -> str:
-    source = _embedded(path)
-    if source is None:
-        return f"<figure><figcaption>{html.escape(caption)}: {path.name} cannot be read</figcaption></figure>"
-    image = f'<img src="{source}" alt="{html.escape(spoken, quote=True)}">'
-    return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def _pictures(run: Run, most: int) -> list[tuple[str, str, str | None]]:
+    """Caption, file name and data address of the run's first, last and some pictures between, and of the real
+    ones."""
+    fakes = sorted(
+        (int(found[1]), path)
+        for path in run.path.glob("fakes_*.png")
+        if (found := re.fullmatch(r"fakes_(\d+)\.png", path.name))
+    )
+    count = min(most, len(fakes))
+    places = sorted({round(k * (len(fakes) - 1) / max(1, count - 1)) for k in range(count)})
+    shown = [(f"iteration {fakes[k][0]:,}", fakes[k][1]) for k in places]
+    if (run.path / "reals.png").is_file():
+        shown.append(("real data", run.path / "reals.png"))
+    return [(caption, path.name, _embedded(path)) for caption, path in shown]
 
 
 def _embedded(path: Path) -> str | None:
@@ -253,22 +253,16 @@ def _embedded(path: Path) -> str | None:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def _evaluations(runs: Sequence[Run]) -> str:
-    every = [(index, run, found) for index, run in enumerate(runs) for found in run.evaluations]
-    names = [name for name in MEASURES if any(name in found for _, _, found in every)]
-    several = len(runs) > 1
+def _evaluations(runs: Sequence[Run], names: Sequence[str]) -> list[Evaluation]:
+    """Rows of the table whose columns are ``names``."""
     rows = []
-    for index, run, found in every:
-        first = [row_head(index, run.label)] if several else []
-        iteration = found.get("iteration")
-        first.append(cell(f"{iteration:,}" if is_number(iteration) else MISSING, kind="number"))
-        cells = [cell(_measure(found, name), _beside(found, name), "number") for name in names]
-        rows.append(("above", [*first, *cells]))
-        rows.append(("", [cell(_details(found, names), kind="wide", span=len(first) + len(cells))]))
-    measures = ["Iteration", *(" ".join(MEASURES[name]) for name in names)]
-    head = [*(["Run"] if several else []), *measures]
-    note = '<p class="note">real: what real images get by the same measure, one half against the other.</p>'
-    return section("Quality of the samples", table(head, rows, measures), note) if every else ""
+    for index, run in enumerate(runs):
+        for found in run.evaluations:
+            iteration = found.get("iteration")
+            text = f"{iteration:,}" if is_number(iteration) else MISSING
+            cells = [(_measure(found, name), _beside(found, name)) for name in names]
+            rows.append(Evaluation(index, run.label, text, cells, _details(found, names)))
+    return rows
 
 
 def _measure(found: dict[str, Any], name: str) -> str:
@@ -306,12 +300,3 @@ def _plain(value: Any) -> str:
     if is_number(value):
         return f"{value:,}" if isinstance(value, int) else number(value)
     return str(value)
-
-
-def _logs(runs: Sequence[Run]) -> str:
-    parts = []
-    for run in runs:
-        if run.log:
-            title = f"Last {len(run.log)} lines" + (f" of {run.label}" if len(runs) > 1 else "")
-            parts.append(folded(title, f"<pre>{html.escape(chr(10).join(run.log))}</pre>"))
-    return section("Log", *parts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wgangp_fast.cli_arguments import Parser, mistakes
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 
 from .config import read_config
 from .report import write_report

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 
 from .report_charts import Point, finite
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wgangp_fast.training.data import UserError, stream
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import stream
 
 from . import checkpoint
 from .config import Config

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from wgangp_fast.cli_arguments import Parser, mistakes, positive
 from wgangp_fast.console import complain
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import write_whole
-from wgangp_fast.training.data import UserError, require
+from wgangp_fast.optional_dependencies import require
 from wgangp_fast.training.metrics.quality import to_pixels
 
 from . import pictures

@@ -14,7 +14,8 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from wgangp_fast.cuda_graphs import capture as cudagraph
 from wgangp_fast.cuda_graphs import step as graphs
-from wgangp_fast.training.data import Batches, Loader, Samples, UserError, moved, stream
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import Batches, Loader, Samples, moved, stream
 
 from .config import Config
 from .losses import clip_

@@ -1,11 +1,11 @@
-"""When one call of an operator on several batches keeps them apart, family by family.
+"""When one call of an operator can serve several batches: a rule for each family of operators.
 
-A value that differs from batch to batch has the batches one behind the other along one dimension,
-``value.dim``. A rule looks at one call. It answers with the arguments that differ from those of one batch
-(sizes, tensors with the batches in place) and with the dimension of the batches in the result; or with None:
-then the operator is mapped by ``torch.vmap``, whose values are always right (``batches`` refuses the one
-operator whose derivative is not). So a rule is there for speed, and because the engine has rules for the
-operators that it leaves as they are. It must answer None where it is not sure.
+In a value that differs from batch to batch, the batches lie one after the other along the dimension
+``value.dim``. A rule looks at one call. It returns the arguments that differ from those for one batch (sizes,
+tensors that hold all batches) and the batch dimension of the result. Where it is not sure it must return
+None: then ``torch.vmap`` maps the operator, which always gives the right values (``batches`` refuses the one
+operator whose derivative it gets wrong). These rules are there for speed, and because they keep the operator,
+for which the engine has a rule of differentiation.
 
 Dimensions are counted in the value of ONE batch; ``batches.at(value, dim)`` is its node with the batches
 along ``dim``.
@@ -26,7 +26,7 @@ from ..torch_internals import schema_of
 
 aten = torch.ops.aten
 
-#: the arguments that change, and the dimension of the batches in the result (of all its members)
+#: the arguments that change, and the batch dimension of the result (of all its members, if it is a tuple)
 Placed = tuple[dict[str, Argument], "int | None"]
 
 
@@ -47,7 +47,7 @@ BatchRule = Callable[[Batching, dict[str, Argument], Argument], "Placed | None"]
 RULES: dict[Operator, BatchRule] = {}
 #: operators that draw each number of their result independently
 DRAWN: dict[Operator, BatchRule] = {}
-#: operators that a larger ``size`` repeats: whether it depends on the shape of ``self``
+#: operators that repeat along a larger ``size``; whether that depends on the shape of ``self``
 SIZED = {aten.expand.default: True}
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
@@ -88,7 +88,7 @@ def _rule(names: str) -> Callable[[BatchRule], BatchRule]:
 
 
 def _only(given: dict[str, Argument], name: str) -> Argument:
-    """The argument ``name``, if it alone differs from batch to batch."""
+    """The argument ``name``, if it is the only one that differs from batch to batch."""
     mapped = [v for value in given.values() for v in tensors_of(value) if v.mapped]
     return given[name] if mapped == [given[name]] else None
 
@@ -102,7 +102,7 @@ def _dims(value: int | list[int] | None, rank: int) -> list[int]:
 
 
 def pointwise(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Tensors that are broadcast against each other; dimensions are counted from the end."""
+    """Tensors that are broadcast against each other: their dimensions are counted from the end."""
     tensors = [v for value in given.values() for v in tensors_of(value)]
     mapped = [v for v in tensors if v.mapped]
     result = val if isinstance(val, torch.Tensor) else val[0]
@@ -111,7 +111,7 @@ def pointwise(batches: Batching, given: dict[str, Argument], val: Argument) -> P
         return None
     (place,) = places
     if any(v.val.shape[place] != result.shape[place] for v in mapped):
-        return None  # the batches would be broadcast
+        return None  # broadcasting would go along the batch dimension
 
     def put(value: Argument) -> Argument:
         if isinstance(value, (list, tuple)):
@@ -148,7 +148,7 @@ def _lookup(batches: Batching, given: dict[str, Argument], val: Argument) -> Pla
 
 @_rule("new_zeros new_ones new_full new_empty")
 def _made(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Of ``self`` only dtype and device count."""
+    """The result depends only on the dtype and device of ``self``."""
     h = given["self"]
     return {"self": next(iter(h.made.values()), h.stacked)}, None
 
@@ -158,7 +158,7 @@ SIZED.update(dict.fromkeys(_overloads("new_zeros new_ones new_full new_empty"), 
 
 
 def _drawn(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Every number for itself. Each batch draws its own, also where no argument differs."""
+    """Each number is drawn independently. Each batch draws its own, even if no argument differs."""
     if any(v.mapped for value in given.values() for v in tensors_of(value)):
         return pointwise(batches, given, val)
     first = val if isinstance(val, torch.Tensor) else val[0]
@@ -196,7 +196,7 @@ def _reduction(batches: Batching, given: dict[str, Argument], val: Argument) -> 
     "flip roll glu index_select _fft_r2c _fft_c2c _fft_c2r"
 )
 def _along(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Numbers along ``dim`` meet, those along others do not."""
+    """The operator combines numbers along ``dim`` only."""
     h = _only(given, "self")
     name = next(n for n in ("dim", "dims", "dimension") if n in given)
     dims = [] if h is None else _dims(given[name], h.val.dim())
@@ -204,7 +204,7 @@ def _along(batches: Batching, given: dict[str, Argument], val: Argument) -> Plac
 
 
 def _trailing(count: int, name: str = "self") -> BatchRule:
-    """Only the last ``count`` dimensions meet."""
+    """The operator combines numbers of the last ``count`` dimensions only."""
 
     def rule(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
         h = _only(given, name)
@@ -237,7 +237,7 @@ def _padding(batches: Batching, given: dict[str, Argument], val: Argument) -> Pl
 
 @_rule("view _unsafe_view reshape")
 def _view(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """The batches lie in the dimension before which as many elements are as before them in ``self``."""
+    """A view keeps the order of elements: find the dimension of the result where the batches begin."""
     h, size = given["self"], list(val.shape)
     before = math.prod(h.val.shape[: h.dim])
     places = [d for d in range(len(size)) if math.prod(size[:d]) == before]
@@ -254,11 +254,11 @@ def _view(batches: Batching, given: dict[str, Argument], val: Argument) -> Place
     "split_with_sizes unbind.int diagonal"
 )
 def _strided(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Views that move, make, drop or cut whole dimensions. The strides of a probe show where the dimension of
-    the batches went."""
+    """Views that move, add, drop or cut whole dimensions. The strides of a probe tensor show where the batch
+    dimension went."""
     h = given["self"]
     size, mark = h.val.shape[h.dim], 1 << 40
-    strides = [mark if d == h.dim else 1 for d in range(h.val.dim())]  # a diagonal adds two of them
+    strides = [mark if d == h.dim else 1 for d in range(h.val.dim())]  # a diagonal adds two strides
     like = torch.empty_strided(h.val.shape, strides, device="meta")
     views = batches.target(*[like if v is h else v for v in given.values()])
     places = set()
@@ -307,7 +307,7 @@ def _joined(batches: Batching, given: dict[str, Argument], val: Argument) -> Pla
 
 @_rule("gather scatter.src scatter.value scatter_add scatter_reduce.two slice_scatter")
 def _written(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Tensors of one rank that meet along ``dim`` alone, position by position along the others."""
+    """Tensors of one rank that are combined along ``dim``, and element by element along the others."""
     tensors = {name: v for name, v in given.items() if is_tensor(v)}
     places = {v.dim for v in tensors.values() if v.mapped}
     if len(places) != 1 or len({v.val.dim() for v in tensors.values()}) != 1:
@@ -348,7 +348,7 @@ def _linear(batches: Batching, given: dict[str, Argument], val: Argument) -> Pla
 
 @_rule("mm mv bmm")
 def _product(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Rows of the first or columns of the second factor; in ``bmm`` also its own batch."""
+    """Batches are rows of the first factor or columns of the second; in ``bmm`` they may be its own batch."""
     names = ("self", "vec" if "vec" in given else "mat2")
     a, b = (given[name] for name in names)
     rank = a.val.dim()
@@ -364,7 +364,7 @@ def _product(batches: Batching, given: dict[str, Argument], val: Argument) -> Pl
 
 @_rule("convolution grid_sampler_2d grid_sampler_3d")
 def _image(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """Images one behind the other; the kernel is the same for all, a grid belongs to its image."""
+    """Images, one after the other. A kernel is the same for all; each image has a grid of its own."""
     shared = [v for name in ("weight", "bias") for v in tensors_of(given.get(name))]
     own = {name: given[name] for name in ("input", "grid") if name in given}
     places = {v.dim for v in own.values() if v.mapped}
@@ -395,7 +395,7 @@ def _group_norm(batches: Batching, given: dict[str, Argument], val: Argument) ->
 
 @_rule("native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
 def _batch_norm(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
-    """With statistics that were kept, one a channel. What else it returns is empty then."""
+    """Batch norm with its running statistics, one per channel. Its other results are then empty."""
     h = _only(given, "input")
     if h is None or given.get("training", False):
         return None
@@ -411,7 +411,7 @@ def _trilinear(batches: Batching, given: dict[str, Argument], val: Argument) -> 
     """Three factors are expanded to one shape, multiplied, and summed over ``sumdim``."""
     wide: dict[
         str, list[int | None]
-    ] = {}  # each factor's dimensions where they lie in that shape; None: made
+    ] = {}  # each factor's dimensions by their place in that shape; None: expanded
     for name, made in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
         own = iter(range(given[name].val.dim()))
         rank = given[name].val.dim() + len(given[made])

@@ -1,17 +1,17 @@
 """A critic's graph for several batches at once, equal to the graph run on each of them.
 
-The whole critic step runs the critic on ``[x; real; fake]``. Stock code runs it on each of the three, and a
-graph captured at N samples says exactly what that gives: constants made from N, labels of N samples and
-statistics of a batch belong to N. So the critic is not captured again at 3N rows; its graph is rewritten for
-``count`` batches, operator by operator. Every value is one of two:
+The whole critic step runs the critic on ``[x; real; fake]``, where stock code runs it on each of the three.
+The critic is not captured again at 3N rows: constants made from N, labels of N samples and statistics over a
+batch would be wrong. Its graph at N rows is rewritten for ``count`` batches, operator by operator. A value is
+either
 
-* the same for all batches (parameters, constants): as it was;
-* one for each batch: the batches lie one behind the other along one dimension, ``[count * N, C]`` for
-  ``[N, C]``. ``batch_rules`` says for each family of operators when one call on all batches keeps them apart.
-  Where it has no answer (the mean of a batch, a row number made from N) the operator is mapped over values
-  ``[count, ...]`` by ``torch.vmap``.
+* the same for all batches (parameters, constants), and then stays as it is; or
+* different for each batch: then the batches lie one after the other along one dimension, ``[count * N, C]``
+  for ``[N, C]``. ``batch_rules`` knows for each family of operators when one call can serve all batches.
+  Otherwise (the mean of a batch, a row number made from N) ``torch.vmap`` maps the operator over values
+  ``[count, ...]``.
 
-Nothing is run on numbers, and nothing is guessed from shapes.
+Nothing is computed on numbers, and nothing is guessed from shapes.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ class Batched:
 
     Attributes:
         val: the fake value for one batch.
-        dim: the dimension along which the batches lie; None: the value is the same for all. A value without
-            dimensions has 0, and only its stacked form.
-        made: dimension to the node with the batches along it; ``made[None]`` is the same for all.
+        dim: the dimension along which the batches lie; None: the value is the same for all. For a value
+            without dimensions it is 0, and only ``stacked`` exists.
+        made: the nodes made so far, by the dimension along which the batches lie; ``made[None]`` is the value
+            that is the same for all.
         stacked: the node ``[count, ...]``, or None.
-        members: of a tuple, if they were made one by one.
+        members: those of a tuple, if they were made one by one.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Batches:
         self.target: Operator = None  # of the node that is being rewritten
         self.rows = 0  # samples in one batch
         self.draws = False
-        self.by_batch = False  # whether a batch of all samples would not be the batches of it
+        self.by_batch = False  # whether the result depends on which samples form a batch
 
     def run(self) -> fx.Graph:
         """The rewritten graph.
@@ -112,14 +113,14 @@ class Batches:
         kwargs: dict[str, Argument] | None = None,
         meta: dict[str, Any] | None = None,
     ) -> fx.Node:
-        """A call; its value is known from shapes."""
+        """Add a call to the result; fake tensors give its value."""
         made = self.result.call_function(target, tuple(args), kwargs or {})
         vals, named = fx.map_arg((made.args, made.kwargs), value_of)
         made.meta = {**(meta or {}), "val": target(*vals, **named)}
         return made
 
     def at(self, value: Batched, dim: int | None) -> fx.Node:
-        """``value`` with the batches along ``dim``; what is the same for all is repeated."""
+        """``value`` with the batches along ``dim``; repeated, if it is the same for all."""
         if dim not in value.made:
             assert dim is not None
             value.made[dim] = self._folded(value, dim) if value.mapped else self._repeated(value, dim)
@@ -146,7 +147,7 @@ class Batches:
     def _repeated(self, value: Batched, dim: int) -> fx.Node:
         made, size = value.made[None], list(value.val.shape)
         size[dim] *= self.count
-        if made.target in SIZED:  # filled with one number, or one row expanded: larger at once
+        if made.target in SIZED:  # filled with one number, or one row expanded: make it larger
             bound = bind(made.target, args_of(made), made.kwargs)
             place = dim - len(size) + value_of(bound["self"]).dim() if SIZED[made.target] else -1
             if place < 0 or value_of(bound["self"]).shape[place] == 1:
@@ -157,7 +158,7 @@ class Batches:
         )
 
     def _again(self, node: fx.Node, given: dict[str, Argument], meta: dict[str, Any]) -> fx.Node:
-        """The call of ``node`` with other arguments, which are nodes of the result."""
+        """The same call as ``node``, with nodes of the result as arguments."""
         target: Operator = node.target
         names = [argument.name for argument in schema_of(target).arguments]
         args = [given[name] for name in names[: len(node.args)]]
@@ -191,7 +192,7 @@ class Batches:
         self.draws |= drawn
         rule = DRAWN.get(node.target) or rule_of(node.target)
         if rule is pointwise and not any(v.made for v in mapped):
-            rule = None  # all of them are [count, ...] already
+            rule = None  # all arguments are [count, ...] already
         placed = (
             None
             if rule is None or not all(v.val.dim() for v in mapped)
@@ -208,7 +209,7 @@ class Batches:
         left = [v for name, value in given.items() if name not in changes for v in tensors_of(value)]
         assert not any(v.mapped for v in left), f"the batch rule of {node.target} forgets an argument"
         settled = {name: _settled(value) for name, value in (given | changes).items()}
-        if node.target in VIEWS:  # the strides that a view needs may be those of one batch alone
+        if node.target in VIEWS:  # the value for all batches may not have the strides that the view needs
             size = settled["size" if "size" in settled else "shape"]
             made = self.emit(aten.reshape.default, (settled["self"], size), meta=node.meta)
         else:
@@ -222,7 +223,7 @@ class Batches:
     def _check(
         self, node: fx.Node, val: Tensor, made: fx.Node, dim: int | None, stacked: bool = False
     ) -> None:
-        """That the shape and dtype are those of ``count`` batches."""
+        """Check that shape and dtype are those of ``count`` batches."""
         size = [self.count * s if d == dim and not stacked else s for d, s in enumerate(val.shape)]
         if stacked or (dim is not None and not size):
             size = [self.count, *size]
@@ -257,7 +258,7 @@ class Batches:
                 f"{node.target} needs contiguous memory, with the samples in the first dimension"
             )
         if node.target is aten.select_scatter.default:
-            # torch.vmap writes the number to its place several times, and autograd counts it as often.
+            # torch.vmap writes the number several times to its place, and autograd would count each.
             raise NotBatchable(f"{node.target} writes one number of all samples")
         sources = [n for n in node.all_input_nodes if isinstance(value_of(n), Tensor)]
         values = [self.values[n] for n in sources]
@@ -287,17 +288,17 @@ class Batches:
     def _traced(
         self, node: fx.Node, function: Callable[..., tuple[Tensor, ...]], given: list[fx.Node]
     ) -> list[fx.Node]:
-        """``function(*given)`` as calls of the result, which have the marks of ``node``."""
+        """``function(*given)``, traced into the result; the new nodes get the metadata of ``node``."""
         pure = torch.func.functionalize(function, remove="mutations")
         try:
             with without_vmap_loops():
                 graph = trace_to_aten(pure, *(value_of(n) for n in given)).graph
-        except Exception as error:  # whatever torch.vmap does not know
+        except Exception as error:  # torch.vmap raises all kinds for an operator that it lacks
             raise NotBatchable(f"{node.target} compares samples, and cannot be mapped: {error}") from error
         held = dict(zip(graph.find_nodes(op="placeholder"), given))
         for inner in graph.nodes:
             if inner.target in VIEWS:
-                # Which of view, or clone and _unsafe_view, depends on strides, and so on the count.
+                # Whether it was a view, or clone and _unsafe_view, depends on strides, and so on the count.
                 source, size = args_of(inner)
                 source = args_of(source)[0] if source.target is aten.clone.default else source
                 held[inner] = self.emit(aten.reshape.default, (held[source], size), meta=node.meta)
@@ -310,7 +311,7 @@ class Batches:
 
 
 def _settled(value: Argument) -> Argument:
-    """Nodes in place of what is the same for all batches."""
+    """Replace values that are the same for all batches by their nodes."""
     if isinstance(value, Batched):
         return value.made[None]
     return [_settled(v) for v in value] if isinstance(value, (list, tuple)) else value

@@ -22,12 +22,12 @@ def bind(
 
     Args:
         x: ``[N, ...]``, requires a gradient, as the penalty points do.
-        data: the same without: as stock code shows real and fake to the critic.
+        data: the same values without requiring one: so stock code shows real and fake to the critic.
         before: as in :func:`.dynamo.bind`.
 
     Returns:
-        the binding, its ``captured.critic_step`` the graphs for one, two and three batches; or why the
-        critic has to run on each batch alone. Then nothing of it has run.
+        the binding, whose ``captured.critic_step`` has the graphs for one, two and three batches; or the
+        reason why the critic has to run on each batch alone. In that case nothing of it has run.
 
     Raises:
         CaptureError: it cannot be captured at all.
@@ -62,7 +62,7 @@ def bind(
 
 
 def _at_three_sizes(captured: Captured) -> tuple[fx.Graph, ...] | str:
-    """The critic's graph for one, two and three batches, or why they may not run as one."""
+    """The critic's graph for one, two and three batches, or why batches must not run as one."""
     if captured.draws:
         return "its forward pass draws random numbers in Python, anew for each batch in stock code"
     if captured.changes_state() or captured.python_effects:
@@ -72,7 +72,7 @@ def _at_three_sizes(captured: Captured) -> tuple[fx.Graph, ...] | str:
     try:
         with torch_internals.quiet():
             return tuple([at_batches(captured.critic, count) for count in (1, 2, 3)])
-    except Exception as error:  # what cannot be shown to be the same does not run together
+    except Exception as error:  # if they cannot be shown to be equal, batches run alone
         return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -97,13 +97,13 @@ def difference(a: Captured, b: Captured) -> str | None:
 
 
 def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: object = None, owner_b: object = None) -> bool:
-    """Whether two graphs are one, call by call and constant by constant."""
+    """Whether two graphs are equal, call by call and constant by constant."""
     if len(a.nodes) != len(b.nodes):
         return False
     place = {node: i for graph in (a, b) for i, node in enumerate(graph.nodes)}
 
     def told(value: Argument) -> object:
-        """An argument as something that can be compared: nodes by place, types kept (1 is not True)."""
+        """An argument in a form that can be compared: nodes by position, and with types, as 1 == True."""
         if isinstance(value, fx.Node):
             return "node", place[value]
         if isinstance(value, (list, tuple)):

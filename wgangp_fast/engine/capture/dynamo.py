@@ -1,11 +1,12 @@
 """From any callable to a functional ATen graph, by torch.compile's front end.
 
 Dynamo finds the parameters (also through closures), inlines the Python, and guards every value that the
-graph depends on, so nothing goes stale: the engine asks it at every call, and it hands over the current
-parameters or compiles again. The backend given to Dynamo computes no score; in its place it returns which
-graph was chosen and the values of that graph's leaves, a :class:`Binding`. The graph is then traced to ATen
-operators without mutation, and split in two: the *prologue* (what depends on parameters and not on x:
-spectral norm, weight norm) runs under ordinary autograd, the *critic* goes to ``derive``.
+graph depends on. The engine calls it for every penalty: while the guards hold it hands over the current
+parameters, otherwise it compiles again, so nothing goes stale. The backend that we give to Dynamo computes no
+score. It returns a :class:`Binding`: which graph was chosen, and the values of its leaves. The graph is
+traced to ATen operators without mutation, and cut in two. The *prologue*, which depends on parameters and not
+on x (spectral norm, weight norm), runs under ordinary autograd; ``derive`` differentiates the rest, the
+*critic*.
 """
 
 from __future__ import annotations
@@ -49,18 +50,18 @@ class Binding:
     leaves: tuple[Leaf, ...]
 
 
-MOST = 256  # captures kept of one critic; each is asked in turn whether it fits
-MANY, MANY_ALIKE = 64, 32  # when to say so: of all kinds of batch, of one kind
-_this_thread = threading.local()  # its ``call``: the call of :func:`bind` that is running
-_said: set[str] = set()  # warnings that are for the whole process
+MOST = 256  # captures kept of one critic; at a call their guards are checked one after the other
+MANY, MANY_ALIKE = 64, 32  # warn at so many: of all kinds of batch, of one kind
+_this_thread = threading.local()  # has ``call``, the call of :func:`bind` that is running
+_said: set[str] = set()  # warnings given once in a process
 
 
 class _Miss(Exception):
-    """No compiled entry fits this call."""
+    """The guards of no compiled entry hold for this call."""
 
 
 class Stopped(Exception):
-    """A call ended at the graph that fits it: nothing of it ran.
+    """A call ended as soon as its graph was known; nothing of the graph ran.
 
     Attributes:
         captured: the graph.
@@ -70,17 +71,17 @@ class Stopped(Exception):
         self.captured = captured
 
 
-#: what a caller of :func:`bind` does with the graph that fits and its inputs, before anything of it runs
+#: called with the graph of a call and its inputs, before anything of the graph runs
 Before = Callable[[Captured, tuple[Leaf, ...]], None]
 
 
 @dataclass
 class _Call:
-    """A call of :func:`bind`. Dynamo calls the backend, and the graph's function, without arguments of ours.
+    """The running call of :func:`bind`. Dynamo passes no arguments of ours; what it calls looks here.
 
     Attributes:
-        kind: the compiled function that it asks.
-        before: shown the graph that fits before anything of it runs.
+        kind: the compiled function for this kind of batch.
+        before: called with the graph before anything of it runs.
         ran: whether a graph ran.
     """
 
@@ -99,10 +100,10 @@ def _body(critic: Critic, output: Output | None, x: Tensor, draws: Draws) -> obj
 
 
 def _forget(code: types.CodeType) -> None:
-    """Let go of what Dynamo would keep for ever of a code object whose critic is gone.
+    """Free what Dynamo would otherwise keep for ever of a code object whose critic was deleted.
 
-    Its compiled entries hold the code by ``orig_code_map``, and so themselves; their guards wait, as
-    finalizers of classes and functions that never die, to report such a death to entries that are no more.
+    Its compiled entries refer to the code in ``orig_code_map``, and the code to the entries. Their guards
+    have registered finalizers on classes and functions that live as long as the process.
     """
     torch_internals.forget_compiled(code)
     for finalizer in list(getattr(weakref.finalize, "_registry", ())):
@@ -115,12 +116,12 @@ def _forget(code: types.CodeType) -> None:
 
 
 class _Compiled:
-    """The compiled function of one kind of batch: its own code object, hence its own guards and limits."""
+    """The compiled function for one kind of batch, with its own code object: Dynamo keeps guards by that."""
 
     def __init__(self, name: str, line: int) -> None:
-        # Dynamo keeps its memory of changing values by file, line and name: make those unique.
+        # Dynamo remembers by file, line and name which values change: make those unique.
         code = _body.__code__.replace(co_name=name, co_firstlineno=line)
-        # Dynamo puts what it compiled among the function's globals: these are its own, and die with it.
+        # Dynamo puts compiled code among the function's globals: a copy of them dies with the function.
         self.function = types.FunctionType(code, dict(_body.__globals__), name)
         self.compiled = torch.compile(self.function, backend=_backend, fullgraph=True)
         self.made: list[weakref.ref[Captured]] = []
@@ -128,7 +129,7 @@ class _Compiled:
         weakref.finalize(self, _forget, code).atexit = False
 
     def cached(self, *arguments: Any) -> Any:
-        """Run the compiled entry that fits, compile nothing."""
+        """Run the compiled entry whose guards hold; compile nothing."""
         if self.front.programs:
             run = functools.partial(torch_internals.call_compiled, self.function)
             return self.front.replay(run, arguments, _Miss)
@@ -141,11 +142,11 @@ class _Compiled:
 
 
 class _Entry:
-    """What is kept of one critic: compiled functions by kind of batch, and what was refused.
+    """What is kept for one critic: compiled functions by kind of batch, and refusals.
 
     Attributes:
         refused: why the last call ran on the stock path; None if it was captured.
-        warned: what was said about it.
+        warned: the warnings that were given about it.
     """
 
     def __init__(self, number: int) -> None:
@@ -166,7 +167,7 @@ class _Entry:
         return found
 
     def room(self) -> None:
-        """Say so, once, when captures become many, long before there is no room for more.
+        """Warn once when there are many captures, long before there is no room for another.
 
         Raises:
             CaptureError: there are :data:`MOST`.
@@ -192,12 +193,12 @@ class _Entry:
 
 _entries: WeakKeyDictionary[object, _Entry] = WeakKeyDictionary()
 _entries_lock = threading.Lock()
-_compile_lock = threading.RLock()  # Dynamo's configuration and tracing belong to the whole process
+_compile_lock = threading.RLock()  # Dynamo's configuration and tracing are global to the process
 _count = 0
 
 
 def _key(critic: Critic) -> object:
-    """What owns the compiled code: a module, or a function's code (so that fresh lambdas share it)."""
+    """The owner of compiled code: a module, or a function's code (a lambda made anew has the same)."""
     if isinstance(critic, torch.nn.Module):
         return critic
     code = getattr(critic, "__code__", None) or getattr(getattr(critic, "__func__", None), "__code__", None)
@@ -224,14 +225,14 @@ def bind(
     x: Tensor,
     before: Before | None = None,
 ) -> Binding:
-    """Capture ``critic`` at ``x`` or re-use what was captured; hand over the current leaves.
+    """Capture ``critic`` at ``x``, or reuse an earlier capture; return it with the current leaves.
 
     Args:
         critic: an unwrapped critic.
         output: picks the score from what the critic returns, or None.
         x: ``[N, ...]``; the penalty points require a gradient.
-        before: called with the graph that fits, and its inputs, before anything of it runs. What it raises
-            ends the call.
+        before: called with the graph and its inputs before anything of the graph runs; what it raises ends
+            the call.
 
     Raises:
         CaptureError: it cannot be captured (a graph break, an operator without second derivative, ...).
@@ -261,7 +262,7 @@ def bind(
 
 
 def look(critic: Critic, output: Output | None, x: Tensor) -> Captured:
-    """The graph that :func:`bind` would take; nothing of it runs."""
+    """The graph that :func:`bind` would use; nothing of it runs."""
     try:
         bind(critic, output, x, stop)
     except Stopped as stopped:
@@ -280,10 +281,10 @@ def stop(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
 
 @contextlib.contextmanager
 def _unobserved() -> Iterator[None]:
-    """Put a dispatch mode (a FLOP counter, a memory tracker) and its module hooks aside for the capture.
+    """Switch off dispatch modes (a FLOP counter, a memory tracker) and their module hooks during a capture.
 
-    Dynamo runs nothing under a mode; the sweeps themselves do run under it. A mode that makes fake or
-    traced tensors has no numbers to give to a plan.
+    Dynamo compiles nothing under a mode. The sweeps do run under it. Under a mode of fake or traced tensors
+    there are no numbers on which a plan could run.
     """
     kind = torch_internals.mode_without_numbers()
     if kind is not None:
@@ -325,7 +326,7 @@ def _run(own: _Entry, call: _Call, critic: Critic, output: Output | None, x: Ten
         standing = explained(error)
         if not isinstance(standing, NotNow):
             own.refusals.add(critic, output, x, standing)
-    raise standing  # outside of the handler: without the front end's error, whose frames hold the critic
+    raise standing  # outside the handler: the front end's error, whose frames hold the critic, is not chained
 
 
 def _compile(own: _Entry, kind: _Compiled, critic: Critic, output: Output | None, x: Tensor) -> Any:
@@ -336,13 +337,13 @@ def _compile(own: _Entry, kind: _Compiled, critic: Critic, output: Output | None
     wrapper = wrappers.left_on(critic)
     if wrapper is not None:
         raise refusal(*wrapper)
-    # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs
-    # on their second value; recurrent layers are traced through; hooks added later are noticed; what is
-    # printed is printed behind the graph, at each call.
+    # Python numbers of a module that change at every call (a fade-in factor, a counter) become inputs once
+    # they change; recurrent layers are traced through; hooks added later are noticed; what the critic prints
+    # is printed after the graph, at each call.
     wanted = {
         "allow_rnn": True,
         "allow_unspec_int_on_nn_module": True,
-        "use_numpy_random_stream": True,  # never torch's numbers in the place of numpy's
+        "use_numpy_random_stream": True,  # numpy's random numbers, never torch's in their place
         "reorderable_logging_functions": {print, warnings.warn, *LOGS},
         "recompile_limit": MOST,
         "accumulated_recompile_limit": 16 * MOST,
@@ -368,10 +369,9 @@ def _compile(own: _Entry, kind: _Compiled, critic: Critic, output: Output | None
 
 
 def _python_effects(inputs: tuple[str, ...]) -> bool:
-    """Whether the code that Dynamo is compiling changes Python objects so that the next call could notice.
+    """Whether the code that Dynamo is compiling changes Python objects in a way that a later call can notice.
 
-    A tensor that replaces an attribute which the code does not read (old weight norms) is none. Yes if
-    unknown.
+    Not so if a tensor replaces an attribute that the code does not read (old weight norms). True if unknown.
     """
     try:
         own, TensorVariable = (dynamo.AttributeMutationNew, dynamo.ValueMutationNew), dynamo.TensorVariable
@@ -381,7 +381,7 @@ def _python_effects(inputs: tuple[str, ...]) -> bool:
         read = {_path(name) for name in inputs}
         for changed in filter(effects.is_modified, list(effects.id_to_variable.values())):
             if isinstance(changed.mutation_type, own):
-                continue  # made by the code itself
+                continue  # an object that the code itself makes
             stored = effects.store_attr_mutations.get(changed, {})
             owner = getattr(changed.source, "name", None)
             owner = _path(str(owner() if callable(owner) else owner))
@@ -394,13 +394,13 @@ def _python_effects(inputs: tuple[str, ...]) -> bool:
 
 
 def _path(source: str) -> tuple[str, ...]:
-    """The names on the way to an object, whichever way Dynamo writes it."""
+    """The attribute names that lead to an object, in whichever form Dynamo writes them."""
     skipped = {"__dict__", "_modules", "_parameters", "_buffers"}
     return tuple(word for word in re.findall(r"\w+", source) if word not in skipped)
 
 
 def _backend(gm: fx.GraphModule, example_inputs: list[Argument]) -> Callable[..., tuple[object, ...]]:
-    """What Dynamo calls once a graph: trace it, split it, return the function that makes a call's binding."""
+    """Dynamo calls this with each new graph: trace and cut it, return the function that makes bindings."""
     captured = split(*trace(gm, example_inputs))
     if missed():
         raise CaptureError("the critic draws random numbers in Python in a way that the engine does not know")
@@ -413,7 +413,7 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Argument]) -> Callable[...
         captured.host = "its Python draws random numbers at each call, which a replay would repeat"
     elif front.depends_on_numbers:
         captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
-    if front.may_try_again():  # what cannot be derived must be known now: later there is no second attempt
+    if front.may_try_again():  # derive now: after a failure there is no later attempt
         derive(captured.critic, True, captured.requiring_grad())
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     front.tape.finish()

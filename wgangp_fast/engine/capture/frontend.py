@@ -1,9 +1,9 @@
-"""What torch.compile's front end (Dynamo) is taught while a critic is captured.
+"""Patches that widen what torch.compile's front end (Dynamo) captures.
 
-Dynamo turns some Python values into graph inputs or refuses them, where a critic means plain constants,
-and draws random numbers from other streams than stock code. Each patch is active only while one critic is
-compiled, under the capture's lock, has its reason beside it, and names the part of torch that it changes; a
-torch without that part is left as it is, and what the patch would have allowed takes the stock path.
+Dynamo turns some Python values into graph inputs, or refuses them, where a critic means plain constants; and
+it takes random numbers from other generators than stock code. Each patch is active only while one critic is
+compiled, under the capture's lock. Its reason stands beside it, and it names the part of torch that it
+changes. A torch without that part is left as it is; critics that need the patch then run on the stock path.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 class _Refused(Exception):
-    """Carries a refusal through the front end, as torch's own exceptions carry what they wrap."""
+    """Carries a refusal through the front end, which passes on an exception with what it wraps."""
 
     def __init__(self, inner: CaptureError) -> None:
         super().__init__(str(inner))
@@ -32,13 +32,13 @@ class _Refused(Exception):
 
 
 class FrontEnd:
-    """What the front end has learnt of one critic at one kind of batch.
+    """What was learnt about one critic at one kind of batch, for its next captures.
 
     Attributes:
-        programs: the sequences of random numbers that its graphs draw in Python; the last used first.
-        tape: what the capture in progress draws.
-        numbers: numbers read from constant tensors become constants.
-        depends_on_numbers: in the capture in progress some did.
+        programs: the sequences of random numbers that its graphs draw in Python, the last used first.
+        tape: the random numbers that the capture in progress draws.
+        numbers: whether numbers that are read from constant tensors become constants.
+        depends_on_numbers: whether some did so in the capture in progress.
     """
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class FrontEnd:
         self._blamed: tuple[str, str] | None = None
 
     def compile(self, call: Callable[[Draws], T]) -> T:
-        """``call(draws)``, which compiles the critic and runs it once, with a wider front end."""
+        """``call(draws)``, which compiles the critic and runs it once, with the patches applied."""
         self.numbers, self.depends_on_numbers, self._read, self._blamed = False, False, False, None
         self.tape = Tape()
         try:
@@ -59,8 +59,8 @@ class FrontEnd:
                 raise
         if self._blamed is not None:
             raise _Refused(refusal(*self._blamed))
-        # A number that is only multiplied with stays a number of each call, whatever it changes to. What
-        # failed needs its value.
+        # A number that is only a factor can be an input, new at each call. Here its value was needed, so the
+        # next attempt makes it a constant.
         self.numbers, self.tape = True, Tape()
         return self._attempt(call)
 
@@ -80,15 +80,15 @@ class FrontEnd:
         return result
 
     def replay(self, call: Callable[..., T], arguments: tuple[object, ...], miss: type[Exception]) -> T:
-        """``call(*arguments, draws)`` with the numbers of each known sequence, until one is no ``miss``.
+        """``call(*arguments, draws)`` with numbers drawn for each known sequence, until one fits.
 
-        The streams are left as the sequence that fitted leaves them; untouched if something was raised.
+        The generators are left in the state after that sequence; in their old state if something was raised.
         """
         before = streams.states(draw.stream for program in self.programs for draw in program.draws)
         for program in self.programs:
             draws = program.draw()
             after = streams.states(stream for stream, _ in before)
-            streams.restore(before)  # who looks at the graph that fits sees them as they were
+            streams.restore(before)  # ``before`` must see the generators as they were
             try:
                 result = call(*arguments, draws)
             except miss:
@@ -100,26 +100,26 @@ class FrontEnd:
         return call(*arguments, frontend_draws.NONE)
 
     def may_try_again(self) -> bool:
-        """Whether a failure of the capture in progress is not the end, or has a reason that is known here."""
+        """Whether another attempt may follow if the capture fails, or its reason is known here."""
         return self._read or self._blamed is not None
 
     def read_number(self) -> None:
-        """The critic reads a number from constant tensors."""
+        """Called when the critic reads a number from constant tensors."""
         self._read = True
 
     def blame(self, tx: Translator, what: str, remedy: str) -> CaptureError:
-        """What to say if this capture fails, which torch does not say as well; with the user's line."""
+        """Set the reason to give if this capture fails, with the user's line; torch's own says less."""
         frames = []
         while tx is not None:
             frames.append((tx.f_code.co_filename, tx.lineno, None))
             tx = tx.parent
         line = innermost(reversed(frames))
         self._blamed = (f"{what}, at {line}" if line else what), remedy
-        return CaptureError(what)  # torch writes into what it lets through
+        return CaptureError(what)  # a new one: torch writes into exceptions that pass through it
 
     def _patches(self) -> list[Patch]:
         values = frontend_values
-        found = frontend_objects.patches(self)  # without these, numbers may be wrong: nothing is captured
+        found = frontend_objects.patches(self)  # needed for right numbers: without them nothing is captured
         for group in (
             _of_numpy,
             values.shape_patches,
@@ -127,7 +127,7 @@ class FrontEnd:
             frontend_calls.patches,
             frontend_calls.printing,
         ):
-            with contextlib.suppress(Unavailable):  # what it would have allowed takes the stock path
+            with contextlib.suppress(Unavailable):  # such critics run on the stock path
                 found += group(self)
         return found
 

@@ -1,4 +1,4 @@
-"""Library functions that the front end does not enter, replaced by what they mean for a critic."""
+"""Replaces library functions that the front end cannot trace by equivalents that it can."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def printing(front: Front) -> list[Patch]:
     def later(
         tx: Translator, function: Variable, args: list[Variable], kwargs: dict[str, Variable]
     ) -> Variable:
-        """What is printed or logged is printed behind the graph, at each call. Torch itself would do so for
-        what the outermost function prints, and forget the rest."""
+        """Print or log after the graph, at each call. Dynamo does so itself only for what the outermost
+        function prints, and drops the rest."""
         if kwargs or not all(arg.is_python_constant() for arg in args):
             raise front.blame(
                 tx,
@@ -66,7 +66,7 @@ def printing(front: Front) -> list[Patch]:
         def call_function(
             self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
         ) -> Variable:
-            if self.value is warnings.warn:  # its stack is not that of the user's line
+            if self.value is warnings.warn:  # called later, it would name another line than the user's
                 args, kwargs = [*args, *(v for name, v in kwargs.items() if name == "category")][:2], {}
             return later(tx, self, args, kwargs)
 
@@ -92,7 +92,7 @@ def printing(front: Front) -> list[Patch]:
 
 
 def _stand_in(function: Variable, tensor: type) -> tuple[StandIn | None, list[Variable]]:
-    """What is called instead of a function, and the tensor that comes first if it is a tensor's method."""
+    """The replacement for a function, and the tensor to pass first if the function is a method of it."""
     value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
     if isinstance(getattr(function, "obj", None), tensor):
         value, owner = getattr(torch, getattr(function, "name", ""), None), [function.obj]
@@ -108,7 +108,7 @@ def _table() -> dict[object, StandIn]:
 
     from torch.utils.checkpoint import checkpoint_sequential
 
-    # Filters decide what is shown, not what is computed; around a with block they are put back anyway.
+    # Warning filters change what is shown, not what is computed, and a with block restores them.
     silent = [warnings.simplefilter, warnings.filterwarnings, warnings.resetwarnings]
     silent += [
         getattr(owner, name)
@@ -145,7 +145,7 @@ def _sequential(
     use_reentrant: bool | None = None,
     **kwargs: object,
 ) -> Tensor:
-    """``checkpoint_sequential``: how many checkpoints there are changes memory, not numbers."""
+    """``checkpoint_sequential``: the number of checkpoints changes memory, not results."""
     if isinstance(functions, torch.nn.Sequential):
         functions = list(functions.children())
     for function in functions:
@@ -156,7 +156,7 @@ def _sequential(
 def _one_hot(
     front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
 ) -> Variable | None:
-    """``one_hot`` without ``num_classes``: they are counted in a constant tensor."""
+    """``one_hot`` without ``num_classes``: read their number from the constant tensor."""
     if len(args) != 1 or kwargs:
         return None
     if frontend_values.known(front, tx.output, args[0].as_proxy().node, guarded=False) is None:
@@ -180,8 +180,8 @@ def _istft(
     length: int | None = None,
     return_complex: bool = False,
 ) -> Tensor:
-    """``torch.istft``, which reads a number: whether the windows leave a gap. Here that is a branch on the
-    window alone. What it does not accept raises, and the stock path says why."""
+    """``torch.istft`` reads a number from its input, to see whether the windows leave a gap. Here the check
+    uses the window alone. Input that it does not accept raises, and then the stock path says why."""
     hop = n_fft // 4 if hop_length is None else hop_length
     width = n_fft if win_length is None else win_length
     bins, frames = input.shape[-2:]
@@ -218,7 +218,7 @@ def _istft(
 def _jit_isinstance(
     front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
 ) -> Variable | None:
-    """``torch.jit.isinstance``: by what the front end knows of the types, containers' members included."""
+    """``torch.jit.isinstance``, from the types that the front end knows, of containers' members too."""
     if kwargs or len(args) != 2 or not args[1].is_python_constant():
         return None
     kinds = args[1].as_python_constant()

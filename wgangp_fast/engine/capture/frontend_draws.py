@@ -1,9 +1,9 @@
-"""Random numbers that the critic draws in Python: by :mod:`random`, numpy, or generators of these.
+"""Random numbers that the critic draws in Python, with :mod:`random`, numpy, or generators of these.
 
-Stock code draws them anew at every call. So does the engine: before a captured graph is asked whether it
-fits, the numbers that it draws are drawn, in the same order and from the same streams, and handed to it as
-inputs. A float is a number of the graph; a whole number or a choice is a constant, guarded by its value, so
-that it may be a size or decide a branch: each value has a graph of its own.
+Stock code draws them anew at every call, and so does the engine: before the guards of a captured graph are
+checked, its numbers are drawn in the same order and from the same generators, and passed to it as inputs. A
+float is an input of the graph. An integer or a choice is a constant, guarded by its value, because it may be
+a size or decide a branch: each value has a graph of its own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..torch_internals import dynamo, dynamo_options
 from . import frontend_guards as guards
 from .patching import OutputGraph, Source, Translator, Variable
 
-MOST = 32  # graphs that differ in whole numbers drawn
+MOST = 32  # at most so many graphs for different integers
 
 _NAMES = (
     "random uniform triangular randint randrange choice choices sample gauss normalvariate lognormvariate "
@@ -33,7 +33,7 @@ _DRAWS = frozenset(_NAMES.split())
 
 
 class Draw(NamedTuple):
-    """One call of a stream's method."""
+    """One call of a generator's method."""
 
     stream: streams.Stream
     name: str
@@ -52,7 +52,7 @@ class Draws:
     """Numbers drawn for one call.
 
     Attributes:
-        program: which sequence of draws it was.
+        program: the sequence of draws that they belong to.
         values: the numbers, in order.
     """
 
@@ -67,8 +67,8 @@ class Program:
     """A sequence of draws."""
 
     def __init__(self, draws: list[Draw], whole: bool) -> None:
-        self.whole = whole  # among them whole numbers: there is one such program a graph
-        self.draws = draws  # holds the streams, so that no id comes to mean another
+        self.whole = whole  # integers are among them: then each graph has its own program
+        self.draws = draws  # keeps the generators alive, so that their ids stay theirs
         self.key = tuple([draw.key() for draw in draws])
 
     def draw(self) -> Draws:
@@ -76,17 +76,17 @@ class Program:
 
 
 class Tape(Draws):
-    """What a capture in progress draws."""
+    """The random numbers that a capture in progress draws."""
 
     def __init__(self) -> None:
         super().__init__()
         self.draws: list[Draw] = []
-        self.complete = self.whole = False  # the graph is made; it depends on whole numbers
+        self.complete = self.whole = False  # the graph is finished; it depends on integers
         self._before: dict[int, tuple[streams.Stream, object]] = {}
         self._output: OutputGraph = None
 
     def draw(self, output: OutputGraph, draw: Draw) -> object:
-        """Draw for the graph that ``output`` collects; a new attempt of the front end begins anew."""
+        """Draw for the graph that ``output`` builds; another attempt of the front end begins anew."""
         if self._output is not output:
             self.undo()
             self.draws, self._output = [], output
@@ -100,12 +100,12 @@ class Tape(Draws):
         return value
 
     def finish(self) -> None:
-        """The graph is made: nothing more is drawn for it."""
+        """The graph is finished: nothing more is drawn for it."""
         self.complete = True
         self.undo()
 
     def undo(self) -> None:
-        """Put the streams back to where they were."""
+        """Put the generators back into their states before the capture."""
         streams.restore(self._before.values())
 
     def as_program(self) -> Program:
@@ -131,7 +131,7 @@ class Front(Protocol):
 def drawn(
     front: Front, tx: Translator, function: Variable, args: list[Variable], kwargs: dict[str, Variable]
 ) -> Variable | None:
-    """The variable for a draw, if ``function`` (a variable of the front end) is one; else None."""
+    """The variable for the number drawn, if ``function``, a variable of the front end, draws; else None."""
     found = _stream_of(tx, function)
     if found is None:
         return None
@@ -152,7 +152,7 @@ def drawn(
 
 
 def _stream_of(tx: Translator, function: Variable) -> tuple[streams.Stream, str, Source] | None:
-    """``(stream, method, source of the stream or None)`` of a bound method of a stream."""
+    """``(generator, method, source of the generator or None)`` for a bound method of a generator."""
     value = getattr(function, "value", None)
     stream = getattr(value, "__self__", None)
     if streams.is_stream(stream):
@@ -174,8 +174,8 @@ def _stream_of(tx: Translator, function: Variable) -> tuple[streams.Stream, str,
 
 
 def missed() -> bool:
-    """Whether the code that is compiled draws from a stream of Python's that was not recognised here: Dynamo
-    keeps or repeats such numbers in ways of its own."""
+    """Whether the code being compiled draws from a Python generator that was not recognised here: Dynamo
+    would keep such numbers, or draw them otherwise."""
     output = dynamo.InstructionTranslator.current_tx().output
     known = output.side_effects.id_to_variable.values()
     generators = [variable for variable in known if type(variable).__name__ == "RandomVariable"]
@@ -199,7 +199,7 @@ def _variable(front: Front, tx: Translator, value: object) -> Variable:
         return dynamo.VariableBuilder(tx, source)(value)
     if type(value) is float:
         builder = dynamo.VariableBuilder(tx, source)
-        with dynamo_options({"assume_static_by_default": False}, {}):  # a number of the graph at once
+        with dynamo_options({"assume_static_by_default": False}, {}):  # make it an input at once
             return getattr(builder, "wrap_symfloat", builder)(value)
     if not isinstance(value, (int, str, list, tuple, np.integer, np.bool_)):
         raise front.blame(

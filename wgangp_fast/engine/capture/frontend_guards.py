@@ -1,4 +1,4 @@
-"""Guards of the front end that compare values which torch's own guards do not take."""
+"""Guards for values that torch's own guards cannot compare."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .patching import Guard, GuardBuilder, Source
 
 
 def equals(builder: GuardBuilder, guard: Guard) -> None:
-    """The same type and the same value, also NaN."""
+    """Guard that a value keeps its type and its value, which may be NaN."""
     value = builder.get(guard)
     kind, text = type(value), repr(value)
-    # the text tells apart what compares equal (0.0 and -0.0) and finds NaN equal to itself
+    # compared as text: 0.0 differs from -0.0, and NaN equals itself
     _add_guard(builder, guard, lambda v: type(v) is kind and repr(v) == text, f"== {text}")
 
 
@@ -29,7 +29,7 @@ def _add_guard(builder: GuardBuilder, guard: Guard, check: Callable[[object], bo
 
 
 def same_numbers(builder: GuardBuilder, guard: Guard) -> None:
-    """A tensor with the same numbers."""
+    """Guard that a tensor keeps its numbers."""
     kept = builder.get(guard).detach().clone()
 
     def check(value: object) -> bool:

@@ -1,4 +1,4 @@
-"""Numpy scalars as constants.
+"""Treats numpy scalars as constants.
 
 A width, a size or a gain computed with numpy (``np.sqrt(2)``, a sum of column counts) is a numpy scalar.
 Dynamo makes a tensor of it, whose value a size or a branch cannot use. It is a constant, guarded by value,
@@ -51,7 +51,7 @@ def _scalar_variable() -> Any:
     VariableTracker = dynamo.VariableTracker
 
     class NumpyScalarVariable(ConstantVariable):
-        """A numpy scalar whose value is guarded, or was computed from such."""
+        """A numpy scalar whose value is guarded, or was computed from guarded values."""
 
         def __init__(self, value: np.generic, **kwargs: Any) -> None:
             VariableTracker.__init__(self, **kwargs)
@@ -122,7 +122,7 @@ def patches() -> list[Patch]:
 
 
 def _plain(original: Method) -> Method:
-    """Comparisons of numpy's numbers are constants; torch 2.11 does not know their type."""
+    """The result of comparing numpy scalars is a constant; torch 2.11 does not know its type."""
 
     def __init__(self: Variable, value: object, **kwargs: Any) -> None:
         original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
@@ -131,7 +131,7 @@ def _plain(original: Method) -> Method:
 
 
 def _fold(original: Method) -> Method:
-    """Numpy's functions of constants: as numpy computes them."""
+    """Let numpy compute its functions of constants."""
 
     def call_function(
         self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]

@@ -1,8 +1,8 @@
-"""What the critic asks of a tensor beside its numbers: is it a leaf, whose view is it, what does it carry.
+"""Questions about a tensor object: is it a leaf, what is it a view of, which attributes does it have.
 
-The front end answers for the tensors that it is shown. For x that is a neutral one, a leaf that belongs to
-nobody, where stock code shows the critic the interpolated points, or the caller's own tensor: the answer may
-be another one, so the critic is refused. For a parameter or a buffer the answer is guarded.
+The front end answers for the tensors that it sees. In place of x it sees a plain tensor of the same shape; in
+stock code the critic gets the interpolated points, or the caller's own tensor. The answers may differ, so a
+critic that asks this about x is refused. For a parameter or a buffer the answer is guarded.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def patches(front: Front) -> list[Patch]:
 
 
 def _is_x(variable: Variable, output: OutputGraph) -> bool:
-    """Whether this is x itself, also by another name: ``x.contiguous()`` and ``x.to(x.dtype)`` may be x."""
+    """Whether this is x itself: ``x.contiguous()`` and ``x.to(x.dtype)`` may return x."""
     fake = variable.as_proxy().node.meta.get("example_value")
     return any(
         getattr(getattr(node.meta.get("grapharg"), "source", None), "local_name", None) == "x"

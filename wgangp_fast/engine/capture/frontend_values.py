@@ -1,8 +1,8 @@
 """Numbers and shapes that the critic reads from constant tensors.
 
-``int(self.batch.max()) + 1``, ``mask.nonzero()``, ``edges[:, mask]``: what they give depends on the data of
-tensors that do not depend on x (buffers, constants). They are computed once, while the critic is compiled,
-and every tensor they were computed from is guarded by its values: a changed buffer means another graph.
+``int(self.batch.max()) + 1``, ``mask.nonzero()``, ``edges[:, mask]``: these depend on the data of tensors
+that do not depend on x (buffers, constants). They are computed once, while the critic is compiled, and the
+values of every tensor that they were computed from are guarded: a changed buffer leads to another graph.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .patching import Method, OutputGraph, Patch, Source, Translator, Variable
 
 
 class _Random(Exception):
-    """A value would depend on torch's random numbers."""
+    """The value depends on torch's random numbers."""
 
 
 class _Counter(Exception):
-    """A value would be another at each call."""
+    """The value changes at every call."""
 
 
 def _not_random(func: Operator, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Argument:
@@ -45,12 +45,12 @@ def _not_random(func: Operator, args: tuple[Argument, ...], kwargs: dict[str, Ar
 
 
 def _concrete(front: Front, output: OutputGraph, node: fx.Node, guarded: bool = True) -> Argument:
-    """The value of a node of Dynamo's graph, from the inputs as they are now; None if it depends on x or
-    cannot be told. ``guarded``: the graph will hold for these inputs alone.
+    """The value of a node of Dynamo's graph, computed from the inputs as they are now; None if it depends on
+    x or cannot be computed. With ``guarded`` the graph becomes valid for these inputs only.
 
     Raises:
         _Random: it depends on random numbers of torch.
-        _Counter: it is read from an input that the critic counts up.
+        _Counter: it is read from an input that the critic increments at each call.
     """
     if node.graph is not output.root_tracer.graph or inside_functorch_transform():
         return None
@@ -69,7 +69,7 @@ def _concrete(front: Front, output: OutputGraph, node: fx.Node, guarded: bool = 
                     values[each] = _compute(output, each, values)
     except _Random:
         raise
-    except Exception:  # whatever cannot be computed ahead is left to the front end
+    except Exception:  # what cannot be computed in advance is left to the front end
         return None
     for each in needed:
         fake = each.meta.get("example_value")
@@ -102,7 +102,7 @@ def known(front: Front, output: OutputGraph, node: fx.Node, guarded: bool = True
 
 
 def _inputs_of(node: fx.Node) -> set[fx.Node]:
-    """The node, what it is computed from, and what was written into that so far."""
+    """The node, the nodes that it is computed from, and those that wrote into them so far."""
     before = list(node.graph.nodes)
     ancestors: dict[fx.Node, set[fx.Node]] = {}
     for each in before:
@@ -118,7 +118,7 @@ def _inputs_of(node: fx.Node) -> set[fx.Node]:
 def _writes(node: fx.Node) -> bool:
     name = _name(node)
     in_place = name.endswith("_") and not name.endswith("__")
-    in_place |= "batch_norm" in name or "instance_norm" in name  # the statistics, which torch does not say
+    in_place |= "batch_norm" in name or "instance_norm" in name  # these write their statistics
     return in_place or "out" in node.kwargs or name in _IN_PLACE or name.startswith("__i")
 
 
@@ -161,8 +161,8 @@ def _compute(output: OutputGraph, node: fx.Node, values: dict[fx.Node, Argument]
 
 
 def number_patches(front: Front) -> list[Patch]:
-    """Numbers read from tensors become constants. Not at the first attempt: a number that is only multiplied
-    with stays a number of each call, whatever it changes to."""
+    """Make constants of numbers that are read from tensors. Not at the first attempt: a number that is only a
+    factor can be an input, new at each call."""
 
     def read(tx: Translator, variable: Variable, needed: bool = False) -> Argument:
         found = known(front, tx.output, variable.as_proxy().node, front.numbers or needed)
@@ -201,7 +201,7 @@ def _jumps(read: Callable[..., Argument]) -> Callable[[list[Method]], list[Metho
 
 
 def _methods(read: Callable[..., Argument]) -> Callable[[Method], Method]:
-    """A tensor's ``item`` and ``tolist``; and ``random_``, which the front end leaves out."""
+    """A tensor's ``item`` and ``tolist``; and ``random_``, which the front end does not know."""
     VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
     proxy_args_kwargs = dynamo.proxy_args_kwargs
 
@@ -233,13 +233,13 @@ def _with_subclasses(kind: type) -> Iterator[type]:
 
 
 def _random_(tensor: Tensor, *bounds: int) -> Tensor:
-    if len(bounds) == 2:  # the same draws: "from" is no name that code can be written with
+    if len(bounds) == 2:  # the same draws; "from" cannot be a keyword in code
         return tensor.random_(bounds[1] - bounds[0]).add_(bounds[0])
     return tensor.random_(*bounds)
 
 
 def shape_patches(front: Front) -> list[Patch]:
-    """Tensors whose shape depends on the data of constants become constants themselves."""
+    """Make constants of tensors whose shape depends on the data of constants."""
 
     def concrete(original: Method) -> Method:
         def run_node(
@@ -273,7 +273,7 @@ def shape_patches(front: Front) -> list[Patch]:
 
         return run_node
 
-    _unknown_shape(torch.empty(0))  # raises here on a torch that cannot tell
+    _unknown_shape(torch.empty(0))  # on a torch that lacks this it raises here
     return [(dynamo.utils, "run_node", concrete)]
 
 
@@ -289,9 +289,9 @@ def _unknown_shape(result: Argument) -> bool:
 def _without_unknown_shape(
     front: Front, output: OutputGraph, node: fx.Node, args: tuple[Argument, ...], kwargs: dict[str, Argument]
 ) -> tuple[tuple[Argument, ...], dict[str, Argument]] | None:
-    """Arguments with which a node that depends on x has a known shape: numbers for tensors given as sizes
-    (``x.view(-1, self.width)``), indices for masks, the length of a repetition. They are put into the node
-    too; None if there are none."""
+    """Arguments with which a node that depends on x has a known shape: numbers in place of tensors that are
+    sizes (``x.view(-1, self.width)``), indices in place of masks, the length of a repetition. The node gets
+    them too. None if there are no such arguments."""
     made: dict[fx.Node, Argument] = {}
     for source in node.all_input_nodes:
         fake = source.meta.get("example_value")
@@ -332,7 +332,7 @@ def _without_unknown_shape(
 
 
 def _spliced(value: Argument, replace: Callable[[Argument], Argument]) -> Argument:
-    """A mask of several dimensions stands for as many indices, in a tuple of indices."""
+    """Replace a mask of several dimensions by as many indices, in a tuple of indices."""
     if not isinstance(value, (tuple, list)):
         return replace(value) if isinstance(value, (fx.Node, Tensor)) else value
     members: list[Argument] = []
@@ -347,7 +347,7 @@ def _name(node: fx.Node) -> str:
 
 
 def _frozen(output: OutputGraph, node: fx.Node, value: Argument) -> Argument:
-    """Make a node the constant that it always gives under the guards."""
+    """Replace a node by its value, which is constant while the guards hold."""
     if isinstance(value, (tuple, list)):
         made = [_constant_node(output, node, member) for member in value]
         node.target, node.args = tuple, (made,)
@@ -379,6 +379,6 @@ def _fake(output: OutputGraph, value: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _plain() -> Iterator[None]:
-    """Real tensors compute, also while the front end computes with fake ones."""
+    """Compute with real tensors, while the front end computes with fake ones."""
     with without_dispatch_modes(), torch.no_grad():
         yield

@@ -1,8 +1,8 @@
-"""What autograd records of in-place changes, kept through functionalisation.
+"""Keeps the derivative that autograd gives to in-place changes when a graph is functionalised.
 
-Functionalisation turns ``h.clamp_()`` into a new value of ``h``. Which derivative that has is a question
-for autograd, which follows tensors, not values: a change under ``no_grad`` leaves the history of ``h`` as it
-was, also where it is made through a view or a detached alias.
+Functionalisation turns ``h.clamp_()`` into a new value of ``h``. But autograd follows tensors, not values: a
+change under ``no_grad`` leaves the history of ``h`` as it was, even if it is made through a view or a
+detached alias. The functional graph must have the derivatives of the eager code.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ _NEW_MEMORY = {
 
 
 class RecordHistory:
-    """Handles operators above functionalisation, below autograd: with the tensors that autograd saw.
+    """Handles each operator between autograd and functionalisation, with the tensors that autograd saw.
 
-    Functionalisation brings an alias up to date when it is next read. Here that is a step of its own, with
-    gradients on, so that the grad mode of the reader does not decide the derivative of what it reads.
+    Functionalisation updates an alias when it is next read. Here the update is a step of its own, with
+    gradients on: otherwise the grad mode of the code that reads it would decide its derivative.
     """
 
     def __init__(self, inputs: Iterable[Argument]) -> None:
         self.inputs = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
-        # storage -> the first tensor seen of it, of which the others are views
+        # storage -> the first tensor seen with it; others are views of that
         self.roots: dict[Hashable, Tensor] = {}
         self.detached: set[Hashable] = set()  # storages with an alias that has no history
         self.replaced: list[Tensor] = []  # tensors that were given other memory (``t.data = ...``)

@@ -1,4 +1,4 @@
-"""The cut between prologue and critic.
+"""Cuts a captured graph into prologue and critic.
 
 What depends on parameters and not on x (spectral norm, weight norm, casts of weights) is the *prologue*
 and runs under ordinary autograd, so that its parameters get their gradients through it. The rest is the
@@ -36,18 +36,20 @@ class Captured:
         critic: functional ATen graph; placeholders are x, then the leaves; output: the score.
         prologue: ``(*inputs) -> (*leaves, *extras)``, run under autograd; None if it would be empty.
         leaf_sources: for each leaf, ``("input", i)`` or ``("prologue", k)``.
-        extra_outputs: how the backend answers Dynamo for graph outputs other than the score.
+        extra_outputs: what the backend returns to Dynamo for graph outputs other than the score.
         x_index: position of x among Dynamo's inputs.
-        input_names: what each of Dynamo's inputs is, in words that two captures of one critic share.
+        input_names: a name for each of Dynamo's inputs, the same in every capture of one critic.
         python_effects: whether a call changes attributes, lists or other Python objects.
-        plans: derived plans by what they must produce; filled by the plan.
-        critic_step: for a plan of the whole critic step, the critic's graphs for one, two and three batches,
-        or why there are none; None: not tried.
-        seen: other captures of the critic, as real and fake show it, and in what they differ from this one.
+        plans: the plans derived so far, by ``options.plan_key``.
+        batch_norm: the name of a batch norm in training mode, for a warning; None if there is none.
+        critic_step: for a plan of the critic step, the graphs for one, two and three batches, or the reason
+            why there are none; None: not tried yet.
+        seen: captures of the critic for input that requires no gradient (as real and fake are in stock code),
+            and how each differs from this one.
         written: positions of Dynamo's inputs that a call writes into.
-        draws: its Python draws random numbers at every call.
-        host: why no CUDA graph may be made of it: what its Python decides at every call; None: nothing.
-        refused: why no plan of it may run, and the remedy; None: it may.
+        draws: whether its Python code draws random numbers at every call.
+        host: what its Python code decides at every call, so that no CUDA graph may be made of it; else None.
+        refused: why no plan of it may run, and the remedy; None if plans may run.
     """
 
     critic: fx.Graph
@@ -135,7 +137,7 @@ def _source_name(node: fx.Node) -> str:
 
 
 def _find_x(gm: fx.GraphModule) -> int:
-    """Position of x: Dynamo names the argument ``x`` of the root function so, whatever it reaches."""
+    """Position of x among the inputs, by the name that Dynamo gives to the argument ``x`` of ``_body``."""
     for position, node in enumerate(n for n in gm.graph.nodes if n.op == "placeholder"):
         grapharg = node.meta.get("grapharg")
         source = getattr(grapharg, "source", None)
@@ -153,7 +155,7 @@ def _depends_on(graph: fx.Graph, roots: set[fx.Node]) -> set[fx.Node]:
 
 
 class _Splitter:
-    """Cuts the traced graph into prologue and critic."""
+    """Cuts a traced graph into prologue and critic."""
 
     def __init__(self, traced: fx.GraphModule, inputs: list[fx.Node], x_index: int, moving: set[fx.Node],
                  score: fx.Node, outputs: list[Argument], plan: list[tuple[str, int]],
@@ -193,7 +195,7 @@ class _Splitter:
             else:
                 sources.append(("input", self.inputs.index(node)))
             here[node] = self._leaf(critic, node)
-        # In a place of its own, and the tensor itself goes on: autograd saves it, and sees later data.
+        # A node of its own, which returns the tensor itself: autograd saves that, and sees later data.
         for node in body:
             if node.op == "get_attr":
                 raise CaptureError("the critic creates a tensor constant")
@@ -228,7 +230,7 @@ class _Splitter:
         return leaf
 
     def _effect_of(self, node: fx.Node) -> Write | None:
-        """The write that makes the node of an input, if it is the input just after its data were changed."""
+        """The write that a node results from, if the node is an input right after its data were replaced."""
         if node.target is not replace_data:
             return None
         base = _bases(node)[-1]
@@ -241,7 +243,7 @@ class _Splitter:
         return self._effect_of(node) is not None and _bases(node)[-1] not in self.read
 
     def _read_before_written(self, used: set[fx.Node]) -> set[fx.Node]:
-        """Inputs that the critic reads as they were before a write: that has to wait for the critic."""
+        """Inputs that the critic reads as they were before a write: the write must wait for the critic."""
         found = {self.inputs[i] for (i, _), _ in self.effects if self.inputs[i] in used}
         for (i, _), value in self.effects:
             found |= {self.inputs[i]} if any(base in used for base in _bases(value)) else set()
@@ -250,7 +252,7 @@ class _Splitter:
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
         effect = self._effect_of(node)
         if effect is not None and self._given_early(node):
-            # The tensor itself goes on: autograd saves it, and sees later data as in eager code.
+            # Return the tensor itself: autograd saves it, and sees later data as in eager code.
             base, data = _bases(node)[-1], args_of(node)[1]
             return prologue.call_function(effect, (held[base], held[data]))
         if node.target is replace_data:
@@ -268,7 +270,7 @@ class _Splitter:
         return new
 
     def _prologue_nodes(self) -> set[fx.Node]:
-        """Nodes that carry parameter gradients and not x, save cheap views, and all they depend on."""
+        """Nodes that depend on trained parameters and not on x (but no cheap views), and their ancestors."""
         carries = {n for n in self.inputs if info_of(n).requires_grad}
         chosen: set[fx.Node] = set()
         for node in self.calls:
@@ -342,7 +344,7 @@ def _batch_norm(graph: fx.Graph) -> str | None:
         if node.op != "call_function" or "batch_norm" not in name or "no_training" in name:
             continue
         if "no_stats" in name and value_of(args_of(node)[0]).shape[0] == 1:
-            continue  # instance norm in disguise
+            continue  # this is how an instance norm is traced
         if bind(node.target, args_of(node), node.kwargs)["training"]:
             return node.name
     return None

@@ -1,4 +1,4 @@
-"""The critic's normal form: one way to write each product and each norm."""
+"""Brings a critic's graph into normal form: each product and each norm is written in one way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def normalise(graph: fx.Graph) -> None:
             if weight is not None:
                 _replace(graph, node, aten.linear.default, (args_of(node)[0], weight))
         elif node.target is aten.bernoulli.p:
-            # Eager dropout fills a tensor of the input's strides; the functional form draws another mask.
+            # Eager dropout draws its mask in the input's strides; the functional form would draw another.
             _replace(graph, node, aten.bernoulli_.float, node.args)
         elif node.target is aten._native_batch_norm_legit.no_stats:
             _instance_norm(graph, node)
@@ -43,7 +43,7 @@ def normalise(graph: fx.Graph) -> None:
 
 
 def _copy(graph: fx.Graph, node: fx.Node) -> None:
-    """A copy into a complex tensor (a slice of a spectrum) has no derivative: a cast and an expansion."""
+    """Replace a copy into a complex tensor, which has no derivative, by a cast and an expansion."""
     val, source = value_of(node), args_of(node)[1]
     steps: list[tuple[Operator, tuple[Argument, ...], dict[str, Argument]]] = [
         (aten._to_copy.default, (), {"dtype": val.dtype}),
@@ -64,7 +64,7 @@ def _copy(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _bias(graph: fx.Graph, node: fx.Node) -> None:
-    """A bias that was added behind a view of its linear product (as vmap writes it) goes into the product."""
+    """Move a bias that is added after a view of its linear product (vmap writes it so) into the product."""
     arguments = args_of(node)
     if node.kwargs or len(arguments) != 2 or not all(isinstance(a, fx.Node) for a in arguments):
         return
@@ -84,8 +84,8 @@ def _bias(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _uniform_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """A norm of half-precision values with float32 weights (autocast on a CPU): the norm in float32, as the
-    library computes it inside, between two casts. Derivatives of the mixed form would be of either dtype."""
+    """Write a norm of half-precision values with float32 weights (autocast on a CPU) as a float32 norm
+    between two casts, as torch computes it. With mixed dtypes a derivative might be of either."""
     h, val = args_of(node)[0], value_of(node)
     weights = [a for a in args_of(node)[1:] if isinstance(a, fx.Node) and is_float(value_of(a))]
     wide = {value_of(w).dtype for w in weights}
@@ -108,7 +108,7 @@ def _uniform_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
-    """Instance norm comes as a batch norm of ``[1, N*C, ...]`` with repeated weights; undo that."""
+    """torch writes instance norm as a batch norm of ``[1, N*C, ...]`` with repeated weights; undo that."""
     view, weight, bias, _, _, eps = args_of(node)
     if view.target not in (aten.view.default, aten.reshape.default, aten._unsafe_view.default):
         return

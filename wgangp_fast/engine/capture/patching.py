@@ -1,4 +1,4 @@
-"""Parts of torch replaced for a while."""
+"""Replaces attributes of torch for the duration of a block."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ GuardBuilder: TypeAlias = Any
 Guard: TypeAlias = Any
 
 Method = Callable[..., Any]  # a function of torch's that is replaced, or what replaces it
-Patch = tuple[object, str, Callable[[Any], Any]]  # owner, attribute, what makes the new value of the old
+Patch = tuple[object, str, Callable[[Any], Any]]  # owner, attribute, the new value from the old
 
 
 @contextlib.contextmanager
 def patched(patches: Iterable[Patch]) -> Iterator[None]:
-    """The patches hold inside; an owner without the attribute (another torch) is left as it is."""
+    """Apply the patches inside the block; skip an owner that lacks the attribute (in another torch)."""
     with contextlib.ExitStack() as stack:
         for owner, name, make in patches:
             original = vars(owner).get(name)

@@ -1,4 +1,4 @@
-"""Why a critic is not captured: the user's line, a remedy for that cause, and when to try again."""
+"""Why a critic cannot be captured: the line of user code, a remedy for the cause, and when to try again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ from torch import Tensor, fx
 from ...errors import CaptureError, NotNow, Unavailable
 from ...wrappers import Critic, Output
 
-# What torch and the engine say (type of the error, its first line, its explanation), what that means in
-# the critic, and what to do about it. The first row that fits counts.
+# Error of torch or the engine (its type, first line and explanation), what it means for the critic, and what
+# to do about it. The first row that matches is used.
 _CAUSES = (
     (
         r"recompile.?limit|RecompileLimit",
@@ -112,7 +113,7 @@ _ANY = "change what cannot be captured"
 
 
 def refusal(what: str, remedy: str) -> CaptureError:
-    """A refusal in words."""
+    """A refusal with these words."""
     error = CaptureError(what)
     error.remedy = remedy
     return error
@@ -124,7 +125,7 @@ def with_remedy(error: CaptureError) -> str:
 
 
 def raise_out_of_memory(error: BaseException | None) -> None:
-    """Raise what ran out of memory, if ``error`` is or wraps that: no other path would do better."""
+    """Raise ``error``, or what it wraps, if memory ran out: another path would run out of memory too."""
     for _ in range(16):
         if error is None:
             return
@@ -142,7 +143,7 @@ def warn_user(message: str, category: type[Warning]) -> None:
 
 
 def explained(error: BaseException) -> CaptureError:
-    """A refusal out of what torch's front end, or the engine, has raised."""
+    """The refusal for an error of torch's front end or of the engine."""
     inner = _unavailable(error) or getattr(error, "inner_exception", None) or error
     if "fail_on_recompile" in str(inner):
         return NotNow("torch.compile's stance is fail_on_recompile")
@@ -160,7 +161,7 @@ def explained(error: BaseException) -> CaptureError:
 
 
 def _unavailable(error: BaseException | None) -> Unavailable | None:
-    """What this torch lacks, if that is behind ``error``: the front end raises it as an error of its own."""
+    """The :class:`Unavailable` that ``error`` wraps, if any: the front end re-raises it as another error."""
     for _ in range(16):
         if error is None or isinstance(error, Unavailable):
             return error
@@ -169,7 +170,7 @@ def _unavailable(error: BaseException | None) -> Unavailable | None:
 
 
 def _said(error: BaseException) -> str:
-    """The first line and the explanation out of torch's page-long messages, without a stack."""
+    """The first line and the explanation of torch's long messages, without the stack."""
     text = re.split(r"from user code|User Stack|Caused by:", str(error))[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     first = lines[0] if lines else type(error).__name__
@@ -195,7 +196,7 @@ def user_line(error: BaseException) -> str:
             found = _line_of_node(one) or _line_of_traceback(one)
             if found:
                 return found
-    return _line_in(str(error))  # of the backend's errors torch keeps no more than the text
+    return _line_in(str(error))  # torch keeps only the text of an error in the backend
 
 
 def innermost(frames: Iterable[tuple[str, int | str | None, str | None]]) -> str:
@@ -209,7 +210,7 @@ def innermost(frames: Iterable[tuple[str, int | str | None, str | None]]) -> str
 
 
 def _line_of_node(error: BaseException) -> str:
-    """Of the graph's node that the engine was at, from the innermost frame that holds one."""
+    """The user's line of the graph node that the engine was at, found in the innermost frame with a node."""
     found, at = "", error.__traceback__
     while at is not None:
         for value in at.tb_frame.f_locals.values():
@@ -221,12 +222,15 @@ def _line_of_node(error: BaseException) -> str:
 
 
 def _line_in(trace: str) -> str:
-    """Of a stack that was printed."""
+    """The user's line in a printed stack."""
     return innermost(re.findall(r'File "(.+?)", line (\d+), in .*(?:\n(?!\s*File)(.*))?', trace))
 
 
 def _line_of_traceback(error: BaseException) -> str:
     return innermost((f.filename, f.lineno, f.line) for f in traceback.extract_tb(error.__traceback__))
+
+
+_PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 @functools.cache
@@ -240,38 +244,48 @@ def _is_users(file: str) -> bool:
     else:
         paths = sysconfig.get_paths()
         roots = [torch.__path__[0], paths["stdlib"], paths["platstdlib"]]
-    roots.append(os.path.dirname(os.path.dirname(__file__)))
+    roots.append(_PACKAGE)
     return not any(file.startswith(os.path.abspath(root) + os.sep) for root in roots)
 
 
 # what is refused, and for how long ---------------------------------------------------------------
 
-TRIES = 4  # captures of one kind of call that may fail before it is left alone
-KINDS = 32  # kinds of one critic that may be refused in a row; after that only every 64th call tries
+TRIES = 4  # after so many failed captures a kind of call is not tried again
+KINDS = 32  # after so many refused kinds in a row only every 64th call is tried
 
 
 class _Refused:
-    """One kind of call that could not be captured; tried again at the next call, then after 8 and 64."""
+    """A kind of call that could not be captured; tried again at the next call, then after 8 and after 64."""
 
-    def __init__(self, error: CaptureError, held: list[Any]) -> None:
+    def __init__(self, error: CaptureError) -> None:
         self.what, self.remedy = str(error), error.remedy  # no traceback: its frames hold the critic
-        self.held, self.failures, self.waited = held, 1, 0
+        self.failures, self.waited = 1, 0
 
     def waits(self) -> bool:
         self.waited += 1
         return self.failures >= TRIES or self.waited < 8 ** (self.failures - 1)
 
-    def alive(self) -> bool:
-        """Whether what the kind names by its id is still there, so that no id has come to mean another."""
-        return all(reference() is not None for reference in self.held)
+
+class _Same:
+    """An object as part of a key: equal to itself while it lives, and to nothing afterwards."""
+
+    def __init__(self, value: Any) -> None:
+        self.reference, self._hash = weakref.ref(value), id(value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        value = self.reference()
+        return isinstance(other, _Same) and value is not None and value is other.reference()
 
 
 class Refusals:
     """The refused kinds of call of one critic (or of the critics that one line of code makes).
 
     A kind is the batch's shape, strides, dtype and device, whether autocast is on, and what the critic
-    reaches: the training modes of its modules, and which modules and objects a function closes over. A
-    refusal may end: the critic's Python may take another way at the next call (a message in its first call).
+    refers to: the training modes of its modules, and which modules and objects a function closes over. A
+    later call of the same kind may succeed: a critic may print a message in its first call only.
     """
 
     def __init__(self) -> None:
@@ -280,11 +294,7 @@ class Refusals:
 
     def standing(self, critic: Critic, output: Output | None, x: Tensor) -> CaptureError | None:
         """The refusal of this kind of call, unless a capture is to be tried now."""
-        kind, _ = _kind(critic, output, x)
-        found = self._of.get(kind)
-        if found is not None and not found.alive():
-            del self._of[kind]
-            found = None
+        found = self._of.get(_kind(critic, output, x))
         if found is not None:
             return refusal(found.what, found.remedy) if found.waits() else None
         if self._in_a_row < KINDS:
@@ -294,30 +304,33 @@ class Refusals:
 
     def add(self, critic: Critic, output: Output | None, x: Tensor, error: CaptureError) -> None:
         """This kind of call could not be captured."""
-        kind, held = _kind(critic, output, x)
+        kind = _kind(critic, output, x)
         found = self._of.get(kind)
         if found is not None:
             found.failures, found.waited = found.failures + 1, 0
             found.what, found.remedy = str(error), error.remedy
             return
-        self._of = {k: refused for k, refused in self._of.items() if refused.alive()}
-        self._of[kind] = _Refused(error, held)
+        self._of = {k: refused for k, refused in self._of.items() if _alive(k)}
+        self._of[kind] = _Refused(error)
         self._in_a_row, self._last = self._in_a_row + 1, (str(error), error.remedy)
 
     def end(self, critic: Critic, output: Output | None, x: Tensor) -> None:
         """This kind of call was captured."""
         self._in_a_row = 0
         if self._of:
-            self._of.pop(_kind(critic, output, x)[0], None)
+            self._of.pop(_kind(critic, output, x), None)
 
     def clear(self) -> None:
         """Forget all: the next call tries."""
         self.__init__()  # type: ignore[misc]
 
 
-def _kind(critic: Critic, output: Output | None, x: Tensor) -> tuple[Any, list[Any]]:
-    """What a refusal is about, and weak references to what it names by id."""
-    held: list[Any] = []
+def _alive(kind: tuple[Any, ...]) -> bool:
+    return all(part.reference() is not None for part in kind if isinstance(part, _Same))
+
+
+def _kind(critic: Critic, output: Output | None, x: Tensor) -> tuple[Any, ...]:
+    """What a refusal is about."""
     parts: list[Any] = [x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type)]
     for value in (*_reached(critic), *_reached(output)):
         if isinstance(value, Tensor):
@@ -326,15 +339,14 @@ def _kind(critic: Critic, output: Output | None, x: Tensor) -> tuple[Any, list[A
         if isinstance(value, torch.nn.Module):
             parts.append(tuple([module.training for module in value.modules()]))
         try:
-            held.append(weakref.ref(value))
-            parts.append(id(value))
+            parts.append(_Same(value))
         except TypeError:  # a number, a string, a list: fresh ones at every call are one kind
             parts.append(type(value))
-    return tuple(parts), held
+    return tuple(parts)
 
 
 def _reached(function: Any, depth: int = 3) -> Iterator[Any]:
-    """What a callable closes over, is bound to or carries; itself if it is no function."""
+    """The objects that a callable closes over, is bound to or wraps; itself if it is not a function."""
     if isinstance(function, functools.partial):
         inner = [function.func, *function.args, *function.keywords.values()]
     elif isinstance(function, types.MethodType):

@@ -1,4 +1,4 @@
-"""From Dynamo's graph to functional ATen operators: no mutation, library choices with a double backward."""
+"""From Dynamo's graph to functional ATen operators: no mutation, operators with a second derivative."""
 
 from __future__ import annotations
 
@@ -23,21 +23,32 @@ aten = torch.ops.aten
 
 @contextlib.contextmanager
 def _tracing() -> Iterator[None]:
-    """Library choices that have a double backward, and no cache that could keep a fake tensor."""
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
+    """Gradients on, and no cache that could keep a fake tensor."""
     cache = torch.is_autocast_cache_enabled()
     torch.set_autocast_cache_enabled(False)
     try:
-        with (
-            torch_internals.without_library_operators(),
-            sdpa_kernel(SDPBackend.MATH),
-            torch.enable_grad(),
-            patched(_ordinary_checks()),
-        ):
+        with torch.enable_grad(), patched(_ordinary_checks()):
             yield
     finally:
         torch.set_autocast_cache_enabled(cache)
+
+
+@contextlib.contextmanager
+def _with_double_backward() -> Iterator[None]:
+    """Where torch chooses between libraries, those operators that have a second derivative. The switches are
+    the whole process's: other threads are slower meanwhile."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with torch_internals.without_library_operators(), sdpa_kernel(SDPBackend.MATH):
+        yield
+
+
+#: beginnings of the names of operators that are one library's way to do what others do as well
+_LIBRARIES = ("cudnn_", "_cudnn_", "miopen_", "mkldnn_", "_scaled_dot_product_", "_fused_sdp", "_miopen_")
+
+
+def _is_of_a_library(node: fx.Node) -> bool:
+    return isinstance(node.target, OPERATOR) and node.target.name().split("::")[1].startswith(_LIBRARIES)
 
 
 def _ordinary_checks() -> list[Patch]:
@@ -57,7 +68,7 @@ Effect = tuple[int, bool]  # an input's position, and whether it gets other memo
 def trace(
     gm: fx.GraphModule, example_inputs: list[Argument]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
-    """Dynamo's graph as functional ATen; also which inputs the last outputs are to be written into."""
+    """Dynamo's graph as functional ATen, and the inputs into which its last outputs are to be written."""
     checkpoints = _without_checkpoints(gm)
     mode = torch_internals.fake_mode_of_capture()
     if mode is None:
@@ -91,14 +102,17 @@ def trace(
 
     with _tracing(), mode, torch_internals.each_traced_node(lines.note):
         traced = torch_internals.trace_to_aten(values, *fakes)
+        if any(_is_of_a_library(node) for node in traced.graph.nodes):  # batch norm on a GPU, LSTM, attention
+            with _with_double_backward():
+                traced = torch_internals.trace_to_aten(values, *fakes)
     given = gm.graph.find_nodes(op="placeholder")
     for node in checkpoints:
         if any(given[i] in node.all_input_nodes for i, _ in mutated):
-            # Stock code reads it again, changed, in its backward pass, and changes it once more.
-            where = node.meta.get("stack_trace", "")  # in the text, which is all that torch 2.15 keeps
+            # Stock code's backward pass reads the changed value, and changes it once more.
+            where = node.meta.get("stack_trace", "")  # as text: torch 2.15 keeps nothing else
             raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
-        requires_grad = is_float(fake) and fake.requires_grad  # the traced value has lost it
+        requires_grad = is_float(fake) and fake.requires_grad  # the traced value no longer knows
         node.meta["info"] = replace(info_of(node), requires_grad=requires_grad)
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
         node.meta["val"] = None
@@ -120,7 +134,7 @@ def _without_checkpoints(gm: fx.GraphModule) -> list[fx.Node]:
                 raise CaptureError(
                     f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
                 )
-            node.target, node.kwargs = _call_body, {}  # checkpointing changes memory, not meaning
+            node.target, node.kwargs = _call_body, {}  # a checkpoint saves memory and computes the same
             checkpoints.append(node)
     gm.recompile()
     return checkpoints
@@ -151,9 +165,9 @@ class _Lines(fx.Interpreter):
     """Runs Dynamo's graph.
 
     Attributes:
-        now: where the user's code is that the present operator comes from.
-        recording: whether gradients are on there. An operator with a derivative registered in Python runs
-            with gradients off, which says nothing about the critic.
+        now: the line of the user's code that the current operator comes from.
+        recording: whether gradients are on at that line. (An operator whose derivative is registered in
+            Python runs with gradients off; that says nothing about the critic.)
     """
 
     now: str | None = None
@@ -164,7 +178,7 @@ class _Lines(fx.Interpreter):
         return super().run_node(n)
 
     def note(self, node: fx.Node) -> None:
-        """Write on a traced node its place in the user's code, and whether gradients were off there."""
+        """Record at a traced node its line in the user's code, and whether gradients were off there."""
         if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
             node.meta["no_grad"] = True
         if self.now:

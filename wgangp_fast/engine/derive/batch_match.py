@@ -1,9 +1,9 @@
 """Matches the nodes of a critic's graph for one, two and three batches, and finds each batch's rows.
 
 The whole critic step runs the critic once on ``[x; real; fake]``: 3N rows, of which the first N, the penalty
-points, take part in all four sweeps, and the other 2N in an ordinary backward pass. ``batches`` writes the
-graphs for one, two and three batches. A value of the third graph is cut along the dimension that is three
-times as long as in the first.
+points, take part in all four sweeps, and the other 2N in an ordinary backward pass. ``capture/batches.py``
+rewrites the critic's graph for one, two and three batches. The rows of one batch are found in a value of the
+third graph along the dimension that is three times as long as in the first.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class BatchMatch:
     """A critic's graph at N rows (``one``), at 2N and at 3N, matched node by node.
 
     Attributes:
-        one: the graph at N rows; its nodes are the keys everywhere.
-        shown: for each kind of rows, the node of ``one`` to the node of that size.
-        origin: from a node at 3N rows back to that of ``one``.
+        one: the graph at N rows; the derivation works on its nodes.
+        at_rows: for each kind of rows, a dictionary from a node of ``one`` to the same node at that size.
+        base_node: from a node at 3N rows to the same node of ``one``.
 
     Raises:
         NotBatchable: the graphs differ in more than the size of the batch.
@@ -40,7 +40,7 @@ class BatchMatch:
         self.base_node = {b: a for a, b in self.at_rows[WHOLE].items()}
 
     def dim(self, node: fx.Node, key: int | None = None) -> int | None:
-        """The dimension of the samples in a node's value (in its member ``key``); None: it has none."""
+        """The batch dimension of a node's value (of member ``key``, if it is a tuple), or None."""
         a, b = value_of(node), value_of(self.at_rows[WHOLE][node])
         return batch_dim(a, b) if key is None else batch_dim(a[key], b[key])
 

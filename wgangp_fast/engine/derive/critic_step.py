@@ -1,9 +1,9 @@
 """The whole critic step as one plan: sweeps of ``[x; real; fake]``, of which x alone is penalised.
 
 Sweep 1 runs on all 3N rows, sweeps 2 and 3 on the N penalty points. Sweep 4 is the backward pass of the loss:
-the adjoints of real and fake begin at the score, those of the penalty points where the critic bends; they
-meet in the products, one call for each gradient. Piecewise-linear critics need 10 forward-units, where stock
-code needs 12 or more.
+the adjoints of real and fake start at the score, those of the penalty points at operators with a second-order
+term. Where both pass through a product, one call serves both. Piecewise-linear critics need 10 forward-units,
+where stock code needs 12 or more.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class CriticStepDerivation(Derivation):
         return self.pieces[name]
 
     def _again(self, node: fx.Node, rows: str) -> Value:
-        """Numbers that count rows, made for these rows: a part of those for all rows begins elsewhere."""
+        """A value made from the number of rows, ``arange`` for instance, computed again for these rows: cut
+        out of the value for all rows it would not begin at zero."""
         name = (self.builder, node, None, rows)
         if name not in self.pieces:
             at_rows, one = (
@@ -69,7 +70,7 @@ class CriticStepDerivation(Derivation):
         return self.pieces[name]
 
     def _counted(self) -> set[fx.Node]:
-        """Values that the graph makes of the number of its rows alone, and whole numbers made of these."""
+        """Nodes that are computed from the number of rows alone, and integers computed from those."""
         found: set[fx.Node] = set()
         for node in self.calls:
             sources = node.all_input_nodes
@@ -114,7 +115,8 @@ class CriticStepDerivation(Derivation):
         return self.others[node, rows]
 
     def _meets(self, node: fx.Node) -> bool:
-        """Whether one product serves the penalty points and the other rows: rows are its first dimension."""
+        """Whether one call of a product can serve the penalty points and the other rows: rows are its first
+        dimension, and its other factor is the same for all."""
         rule, slots = self.rules[node], slot_nodes(node)
         if not isinstance(rule, Bilinear) or rule.merge != 0 or node not in self.requires_grad:
             return False
@@ -133,7 +135,7 @@ class CriticStepDerivation(Derivation):
             if node not in self.rules or node not in self.requires_grad:
                 continue
             d = self._gather(self.rest, node)
-            # Where copies cost more than calls (large activations on a CPU) both kinds of rows stay apart.
+            # Where copying costs more than a second call (large activations on a CPU), each has its own call.
             separate = self._gather(self.adjoint, node) is not None and self._second_order_in_sweep3(node)
             if d is not None and self._meets(node) and not separate:
                 self._meet(node, d)
@@ -154,7 +156,7 @@ class CriticStepDerivation(Derivation):
         )
 
     def _meet(self, node: fx.Node, d: Value) -> None:
-        """Sweep 4 at a product: adjoints of the penalty points and of the other rows in one call each."""
+        """Sweep 4 at a product, with the adjoints of the penalty points and of the other rows in one call."""
         c = self._gather(self.adjoint, node)
         rows = REST if c is None else WHOLE
         (site, rule), slots = self._other(node, rows), slot_nodes(node)

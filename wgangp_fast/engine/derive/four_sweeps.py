@@ -58,7 +58,7 @@ class Derivation:
         self.wants_x, self.wanted = wants_x, tuple(wanted)
         self.sites: dict[fx.Node, TracedSite] = {}
         self.rules: dict[fx.Node, Rule] = {}
-        self.asked: dict[fx.Node, frozenset[int]] = {}  # outputs of nodes with several that reach the score
+        self.asked: dict[fx.Node, frozenset[int]] = {}  # of several outputs, those that the score depends on
         self.depends_on_x: set[fx.Node] = {self.x}
         self.requires_grad: set[fx.Node] = {self.leaves[i] for i in self.wanted} | (
             {self.x} if wants_x else set()
@@ -77,9 +77,9 @@ class Derivation:
     # structure ------------------------------------------------------------------------------------
 
     def _analyse(self) -> None:
-        """Which nodes move with x, and which lie on a path from a wanted leaf, as autograd would see it.
+        """Find the nodes that depend on x, and those that depend on a wanted leaf, as autograd would see it.
 
-        A node may need an adjoint and not move: a parameter times a mask of x, a table looked up at an index.
+        A node of the second kind may not be of the first: a parameter times a mask of x, a table looked up.
         """
         reaching = differentiable_ancestors(self.score)
         for node in self.calls:
@@ -167,22 +167,22 @@ class Derivation:
         site.info = replace(info_of(at_rows), pooled="pooled" in at_rows.meta)
         return site
 
-    # what ``joint`` overrides: here the whole batch is penalty points --------------------------------
+    # what CriticStepDerivation overrides: here all rows are penalty points ---------------------------
 
     def _at_rows(self, node: fx.Node, rows: str) -> fx.Node:
         """The node as it is in the graph of these rows."""
         return node
 
     def _base_node(self, at_rows: fx.Node) -> fx.Node:
-        """The node that :meth:`_at_rows` made ``at_rows`` of."""
+        """The inverse of :meth:`_at_rows`."""
         return at_rows
 
     def _rows(self, value: Value, node: fx.Node, key: int | None, rows: str) -> Value:
-        """Some rows of a node's value (of its member ``key``) for the whole batch."""
+        """Some rows of ``value``, which a node (or its member ``key``) has for the whole batch."""
         return value
 
     def _early(self, node: fx.Node, with_adjoint: set[fx.Node]) -> bool:
-        """Whether sweep 3 adds the node's curvature at once, so that tangents die young."""
+        """Whether sweep 3 already adds the node's second-order term, so that its tangents can be freed."""
         return not self._has(with_adjoint, node) or self._second_order_in_sweep3(node)
 
     def _take_seeds(self) -> None:
@@ -199,7 +199,7 @@ class Derivation:
         return self._rows(self._here(self.primal[source]), source, None, rows)
 
     def _here(self, value: Value) -> Value:
-        """A forward-graph value in the graph being written; crossing over makes it saved."""
+        """A forward graph's value in the graph being written; it is saved if that is the backward graph."""
         if self.builder is self.forward or not isinstance(value, fx.Proxy):
             return value
         if value.node.graph is self.backward.graph:
@@ -210,7 +210,7 @@ class Derivation:
         return self.imported[value.node]
 
     def _there(self, value: Value) -> Value:
-        """Cotangents (a proxy, or a tuple of them for a node with several outputs) in this graph."""
+        """Cotangents (a proxy, or a tuple for several outputs) in the graph being written."""
         if isinstance(value, (tuple, list)):
             return tuple(self._here(v) for v in value)
         return self._here(value)
@@ -237,7 +237,7 @@ class Derivation:
         self._sweep1()
         self._sweep2()
         self.builder = self.backward
-        self._take_seeds()  # the first input, whatever is read later
+        self._take_seeds()  # now, so that it is the first input
         with_adjoint = self._structure(stock=False)
         zero = self._structure(stock=True)
         if self.requires_grad:
@@ -297,7 +297,7 @@ class Derivation:
             table[source] = plus(table.get(source), value)
 
     def _structure(self, stock: bool) -> set[fx.Node]:
-        """Values that get an adjoint. ``stock``: as if piecewise-linear nodes bent (explicit zeros)."""
+        """The values that get an adjoint; with ``stock`` also those for which stock code computes zeros."""
         reached: set[fx.Node] = set()
         for node in reversed(self.calls):
             if node.target is operator.getitem:
@@ -344,7 +344,7 @@ class Derivation:
         return self.rules[node].second_order_in_sweep3(self.sites[node])
 
     def _add_second_order(self, node: fx.Node, t: dict[str, Value]) -> None:
-        """Curvature alone, at a node whose output has no adjoint (early, so that tangents die young)."""
+        """Add a node's second-order term alone: its output has no adjoint, or the term is added early."""
         site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         g = self._gather(self.cotangent, node)
         if g is None:
@@ -364,7 +364,7 @@ class Derivation:
 
     def _tangents(self, node: fx.Node) -> dict[str, Value]:
         slots = slot_nodes(node)
-        active = self.sites[node].active  # a set: its own order differs from process to process
+        active = self.sites[node].active  # a set, whose order differs from process to process
         return {s: self.tangent[n] for s, n in slots.items() if s in active and n in self.tangent}
 
     def _adjoint_at(self, node: fx.Node) -> None:

@@ -1,4 +1,4 @@
-"""The pen of ``derive``: FX graphs under construction, and sites whose values are proxies of them."""
+"""Writes FX graphs for the derivations; a rule's site in such a graph, whose values are FX proxies."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class TracedSite(Site):
     here: Callable[[Value], Value]  # a value of the forward graph, in the graph being written
 
     def remember(self, name: str, value: Value) -> None:
-        self.memory.setdefault(name, value)  # the first is sweep 2's; sweep 4 calls vjp as well
+        self.memory.setdefault(name, value)  # keep the one of sweep 2: sweep 4 calls vjp too
 
     def recall(self, name: str) -> Value:
         return self.here(self.memory[name]) if name in self.memory else None

@@ -10,7 +10,7 @@ from . import liveness as memory
 from . import rematerialize as remat
 from .fold_ones import fold_ones
 from .in_place import overwrite, overwrites
-from .recompute import recompute, rematerialize
+from .recompute import recompute
 
 
 def run_passes(sweeps: Sweeps, inputs: Sequence[Any] | None = None, repeat: bool = False) -> None:
@@ -23,7 +23,6 @@ def run_passes(sweeps: Sweeps, inputs: Sequence[Any] | None = None, repeat: bool
     fold_ones(sweeps)
     if sweeps.backward is not None:
         recompute(sweeps)
-        rematerialize(sweeps.backward.graph)
         if inputs is not None:
             reduce_peak_memory(sweeps, inputs, repeat)
     for module in (sweeps.forward, sweeps.backward):

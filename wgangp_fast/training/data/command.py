@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ...console import complain
 from ...errors import UserError
 from .cache import Damaged
-from .prepare import Stopped
+from .preparation import Stopped
 
 
 def run(program: str, work: Callable[[], None]) -> int:

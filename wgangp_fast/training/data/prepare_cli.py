@@ -9,7 +9,7 @@ from ...cli_arguments import Parser
 from .cache import SKIPPED, Cache
 from .command import run
 from .pixels import CROPS, FILTERS, MAX_PIXELS
-from .prepare import prepare
+from .preparation import prepare
 from .sources import SPLITS, UNDERSTOOD
 
 PROGRAM = "wgangp-fast prepare"

@@ -1,6 +1,8 @@
 """Other interpreters of this one: they import nothing of the program that called, nor torch.
 
-``multiprocessing`` would run the caller's script again in each of them, or copy a process that has threads.
+``multiprocessing``, and so ``concurrent.futures``, would import the caller's script and torch in each of
+them, or copy a process that has threads. Its workers go on when their parent is killed; before Python 3.14 it
+cannot end one that is busy; and it does not say which one was lost, or how.
 """
 
 from __future__ import annotations
@@ -10,31 +12,15 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 # Seconds between looks at whether a signal came.
 PATIENCE = 0.2
 
-_HERE = Path(__file__).resolve().parent
-
-# The packages' own __init__ would import torch: two seconds and 200 MB for each worker.
-_WITHOUT_TORCH = """
-import sys, types
-sys.path[:] = {path!r}
-for name, folder in (("wgangp_fast", {package!r}), ("wgangp_fast.training.data", {data!r})):
-    sys.modules[name] = types.ModuleType(name)
-    sys.modules[name].__path__ = [folder]
-"""
-
 
 def command(code: str) -> list[str]:
     """A command that runs ``code``, which can import what this process can."""
-    before = _WITHOUT_TORCH.format(
-        path=[entry for entry in sys.path if isinstance(entry, str)],
-        package=str(_HERE.parent),
-        data=str(_HERE),
-    )
-    return [sys.executable, "-c", before + code]
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    return [sys.executable, "-c", f"import sys\nsys.path[:] = {path!r}\n{code}"]
 
 
 def environment() -> dict[str, str]:

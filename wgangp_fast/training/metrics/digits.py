@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast.training.data import digits, require
+from wgangp_fast.optional_dependencies import require
+from wgangp_fast.training.data import digits
 
 from .coverage import covered
 

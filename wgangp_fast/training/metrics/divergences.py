@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from wgangp_fast.training.data import require
+from wgangp_fast.optional_dependencies import require
 
 TOLERANCE = 1e-6  # how far the sum of probabilities may be from 1
 

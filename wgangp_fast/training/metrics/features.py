@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wgangp_fast.training.data import UserError, stream
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import stream
 
 from . import weights
 

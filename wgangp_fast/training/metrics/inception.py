@@ -3,6 +3,10 @@
 The weights are those of the TensorFlow graph of 2015-12-05, as pytorch-fid distributes them in
 ``pt_inception-2015-12-05-6726825d.pth``. That graph differs from torchvision's Inception-v3 in its pooling,
 its last block and its 1008 classes, so other weights give other numbers.
+
+The network is written here because torch-fidelity, pytorch-fid and (by way of the first) torchmetrics cannot
+be imported without torchvision, even where a local file of weights is given. torchvision works only with the
+torch that it was built for, which this package must not choose for its users.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from wgangp_fast.training.data import UserError
+from wgangp_fast.errors import UserError
 
 from . import weights
 from .features import Network, Outputs

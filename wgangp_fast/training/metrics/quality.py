@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wgangp_fast.training.data import UserError, stream
+from wgangp_fast.errors import UserError
+from wgangp_fast.training.data import stream
 
 from . import distances
 from .features import Network, Outputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from wgangp_fast.training.data import require
+from wgangp_fast.optional_dependencies import require
 
 
 def optimal_coupling(x: Tensor, y: Tensor) -> tuple[float, Tensor]:

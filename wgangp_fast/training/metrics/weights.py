@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from wgangp_fast.errors import UserError
 from wgangp_fast.files import write_whole
-from wgangp_fast.training.data import UserError
 
 
 def read(path: Path, what: str) -> dict[str, Any]:
