@@ -15,6 +15,7 @@ from .engine.torch_internals import schema_of
 from .errors import CaptureError
 from .ops.registry import Kernels
 from .plain_tensors import points_like, samples
+from .rules.nodes import info_of
 from .run import Wanted
 from .wrappers import Critic, Output
 
@@ -259,9 +260,10 @@ def _name(target: object) -> str:
 
 def _kernel(node: torch.fx.Node, kernels: Kernels) -> str:
     name = _name(node.target)
-    if "kernel_of" in node.meta:
-        return f"{kernels.backend_of(name)}: {name} [{node.meta['kernel_of']}]"
-    return node.meta.get("library", "")
+    info = info_of(node)
+    if info.kernel_of:
+        return f"{kernels.backend_of(name)}: {name} [{info.kernel_of}]"
+    return info.library
 
 
 def _row(info: DerivedNode, kernels: Kernels) -> Row:

@@ -210,7 +210,7 @@ class _Walk:
 
     def _enter(self, node: fx.Node) -> None:
         sources = set(node.all_input_nodes)
-        if node.meta.get("no_grad") or not _floats(node):
+        if info_of(node).no_grad or not _floats(node):
             return
         if node.target is operator.getitem:
             (source,) = sources

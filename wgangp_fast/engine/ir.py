@@ -8,7 +8,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, fx
 
-from ..rules.nodes import Argument
+from ..rules.nodes import Argument, info_of
 from ..rules.nodes import args_of as args_of
 from ..rules.registry import DeriveError as DeriveError
 from .effects import EFFECTS
@@ -72,7 +72,7 @@ def eliminate_dead_code(graph: fx.Graph) -> None:
 
 def differentiable(node: fx.Node) -> bool:
     """Whether autograd records the operator, if one of its inputs carries a gradient."""
-    return not node.meta.get("no_grad") and node.target not in CONSTANT and node.target not in EFFECTS
+    return not info_of(node).no_grad and node.target not in CONSTANT and node.target not in EFFECTS
 
 
 def _may_carry(node: fx.Node) -> bool:

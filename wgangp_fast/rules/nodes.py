@@ -28,6 +28,9 @@ class NodeInfo:
         own_products: which of ``forward``, ``back`` and ``weight`` the package's own kernels make.
         unfolded: whether a convolution runs as one matrix product of unfolded rows.
         pooled: whether a mean pooling was merged into the convolution.
+        no_grad: whether the critic had switched gradients off.
+        library: what runs it, where that is not torch's own choice; for ``explain``.
+        kernel_of: which operators one of the package's own stands for; for ``explain``.
     """
 
     requires_grad: bool = False
@@ -35,6 +38,9 @@ class NodeInfo:
     own_products: frozenset[str] = frozenset()
     unfolded: bool = False
     pooled: bool = False
+    no_grad: bool = False
+    library: str = ""
+    kernel_of: str = ""
 
 
 def info_of(node: fx.Node) -> NodeInfo:

@@ -91,7 +91,7 @@ def _prepare_linear(node: fx.Node) -> None:
         return
     post, numbers = "none", []
     follower = next(iter(node.users)) if len(node.users) == 1 else None
-    if follower is not None and follower.op == "call_function" and not follower.meta.get("no_grad"):
+    if follower is not None and follower.op == "call_function" and not info_of(follower).no_grad:
         after = args_of(follower)
         if follower.target is aten.relu.default:
             post = "relu"
@@ -100,23 +100,24 @@ def _prepare_linear(node: fx.Node) -> None:
             if isinstance(slope, (int, float)) and slope >= 0:
                 post, numbers = "leaky_relu", [float(slope)]
         if post != "none":
-            follower.meta["info"] = replace(info_of(follower), run=lambda value, *_: value)
-            follower.meta["library"] = "in the product before it"
-    node.meta["info"] = replace(info_of(node), run=functools.partial(_run, post, numbers))
-    node.meta["library"] = "oneDNN" if post == "none" else f"oneDNN, {post} in it"
+            follower.meta["info"] = replace(
+                info_of(follower), run=lambda value, *_: value, library="in the product before it"
+            )
+    library = "oneDNN" if post == "none" else f"oneDNN, {post} in it"
+    run = functools.partial(_run, post, numbers)
+    node.meta["info"] = replace(info_of(node), run=run, library=library)
 
 
 def _prepare_convolution(node: fx.Node) -> None:
-    own = own_products(node)
+    own, info = own_products(node), info_of(node)
     if own:
-        pooled = ", mean pooling in it" if "pooled" in node.meta else ""
-        node.meta["library"] = f"own kernel: {', '.join(sorted(own))}{pooled}"
-    info = replace(info_of(node), own_products=own)
+        pooled = ", mean pooling in it" if info.pooled else ""
+        library = f"own kernel: {', '.join(sorted(own))}{pooled}"
+        info = replace(info, own_products=own, library=library)
     if "forward" in own:
         info = replace(info, run=_run_own(node))
     elif _few_outputs(node):
-        info = replace(info, unfolded=True, run=_run_rows(node))
-        node.meta["library"] = "oneDNN, of unfolded rows"
+        info = replace(info, unfolded=True, run=_run_rows(node), library="oneDNN, of unfolded rows")
     node.meta["info"] = info
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow
-from ...rules.nodes import Argument
+from ...rules.nodes import Argument, info_of
 from ...wrappers import Critic, Output
 from .. import torch_internals
 from ..ir import Leaf
@@ -114,7 +114,7 @@ def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: object = None, owner_b: objec
 
     for m, n in zip(a.nodes, b.nodes):
         shapes = [[(v.shape, v.dtype) for v in _tensors(node)] for node in (m, n)]
-        marks = [bool(node.meta.get("no_grad")) for node in (m, n)]
+        marks = [info_of(node).no_grad for node in (m, n)]
         same = m.op == n.op and shapes[0] == shapes[1] and marks[0] == marks[1]
         if m.op == "get_attr":
             pair = [getattr(owner, node.target) for owner, node in ((owner_a, m), (owner_b, n))]

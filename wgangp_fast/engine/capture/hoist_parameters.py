@@ -211,7 +211,7 @@ class _Splitter:
                 continue
             if (i, value) in late:
                 update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
-                update.meta = {"val": value_of(value), "no_grad": True}
+                update.meta = {"val": value_of(value), "info": NodeInfo(no_grad=True)}
             elif not self._given_early(value):
                 prologue.call_function(effect, (held[self.inputs[i]], held[value]))
         critic.output(here[self.score])
@@ -265,7 +265,7 @@ class _Splitter:
             return prologue.call_function(_copied, (held[like], held[source]))
         new = prologue.node_copy(node, held.__getitem__)
         new.meta = dict(node.meta)
-        if node.meta.get("no_grad") and is_float(value_of(node)):
+        if info_of(node).no_grad and is_float(value_of(node)):
             new = prologue.call_function(aten.detach.default, (new,))
         return new
 
@@ -280,7 +280,7 @@ class _Splitter:
                 chosen.add(node)  # constants and numbers
                 continue
             differentiable = (
-                not node.meta.get("no_grad")
+                not info_of(node).no_grad
                 and node.target is not aten.detach.default
                 and any(s in carries for s in node.all_input_nodes)
             )

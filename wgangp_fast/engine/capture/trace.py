@@ -180,7 +180,7 @@ class _Lines(fx.Interpreter):
     def note(self, node: fx.Node) -> None:
         """Record at a traced node its line in the user's code, and whether gradients were off there."""
         if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
-            node.meta["no_grad"] = True
+            node.meta["info"] = replace(info_of(node), no_grad=True)
         if self.now:
             node.meta["stack_trace"] = self.now
 

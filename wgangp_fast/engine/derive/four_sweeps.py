@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
@@ -43,8 +42,7 @@ class Derivation:
 
     Args:
         graph: the functional ATen graph of the critic. Placeholders are x, then the leaves; the output
-            is the score. ``node.meta["val"]`` is the fake value, ``node.meta["no_grad"]`` is true where
-            the critic had switched gradients off.
+            is the score. ``node.meta["val"]`` is the fake value, ``node.meta["info"]`` what else is known.
         wants_x: whether the adjoint of x itself is wanted (real or fake requires a gradient).
         wanted: indices of the leaves whose gradients are wanted.
     """
@@ -164,7 +162,7 @@ class Derivation:
         site = TracedSite(node.target, Arguments(arguments), read, active, value_of(at_rows))
         site.current = lambda: self.builder
         site.here = self._here
-        site.info = replace(info_of(at_rows), pooled="pooled" in at_rows.meta)
+        site.info = info_of(at_rows)
         return site
 
     # what CriticStepDerivation overrides: here all rows are penalty points ---------------------------
