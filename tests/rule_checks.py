@@ -235,7 +235,9 @@ def check_curvature(bench: Bench) -> None:
     second_order_slots = rule.second_order_slots(site, bench.active) & bench.case.wanted
     for slot in bench.case.wanted - second_order_slots:
         value = stock[slot]
-        assert value is None or not value.any(), f"autograd finds curvature in {slot}, not in curved()"
+        assert value is None or not value.any(), (
+            f"autograd finds curvature in {slot}, not in second_order_slots()"
+        )
         if slot in bench.active and bench.case.stand_in is None:
             # decides which parameters get zeros and which None
             assert (value is not None) == rule.piecewise_linear, f"piecewise_linear: {slot} gets {value}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from .ops.norm_penalty import REDUCTIONS
 from .request import Request
 
 if TYPE_CHECKING:
+    from .engine.ir import Leaf
     from .engine.plan import Plan
 
 _THIRD = (
@@ -22,8 +23,24 @@ _THIRD = (
 )
 
 
+class Context(Protocol):
+    """What a Function keeps from its forward pass to its backward pass: torch's part, and its own."""
+
+    plan: Plan
+    numbers: list[Leaf]
+    lambda_gp: float
+    score: tuple[torch.Size, torch.dtype, torch.device]
+    saved_tensors: tuple[Tensor, ...]
+    needs_input_grad: tuple[bool, ...]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
+    def maybe_clear_saved_tensors(self) -> None: ...
+    def mark_non_differentiable(self, *tensors: Tensor) -> None: ...
+    def set_materialize_grads(self, value: bool) -> None: ...
+
+
 def first_order_only(
-    ctx: Any, gradients: Callable[[Any, Tensor], list[Tensor | None]], incoming: Tensor
+    ctx: Context, gradients: Callable[[Context, Tensor], list[Tensor | None]], incoming: Tensor
 ) -> list[Tensor | None]:
     """``gradients(ctx, incoming)``; under ``create_graph=True`` using their graph raises and says why."""
     if not torch.is_grad_enabled():
@@ -40,11 +57,11 @@ class _NoDerivative(Function):
     """Identity whose derivative raises."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Context, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple([tensor.view_as(tensor) for tensor in tensors])
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> Any:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> NoReturn:
         raise RuntimeError(_THIRD)
 
 
@@ -57,7 +74,7 @@ def _norm_penalty(plan: Plan, request: Request, gradient: Tensor) -> tuple[Tenso
     return plan.kernels.norm_penalty(gradient, request.target, request.one_sided, reduction)
 
 
-def _saved(ctx: Any) -> list[Tensor]:
+def _saved(ctx: Context) -> list[Tensor]:
     """The saved tensors, as a list that holds the only references to them (unless ``retain_graph`` is set).
 
     Stock code spreads them over a hundred autograd nodes, which free them one by one. This one Function would
@@ -69,7 +86,9 @@ def _saved(ctx: Any) -> list[Tensor]:
     return saved
 
 
-def _sweep34(ctx: Any, seed: list[Tensor], saved: list[Tensor]) -> tuple[Tensor | None, list[Tensor | None]]:
+def _sweep34(
+    ctx: Context, seed: list[Tensor], saved: list[Tensor]
+) -> tuple[Tensor | None, list[Tensor | None]]:
     """Sweeps 3 and 4; both lists are emptied, so that each tensor is freed after its last use."""
     shape, dtype, device = seed[0].shape, seed[0].dtype, seed[0].device
     of_x, of_leaves = ctx.plan.backward(seed, saved, ctx.numbers)
@@ -86,14 +105,14 @@ class GradientPenaltyFunction(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         plan: Plan,
         request: Request,
         x: Tensor,
         real: Tensor | None,
         fake: Tensor | None,
         alpha: Tensor | None,
-        *leaves: Any,
+        *leaves: Leaf,
     ) -> tuple[Tensor, Tensor]:
         ctx.plan = plan
         gradient, tensors, ctx.numbers = plan.forward(x, leaves)
@@ -105,11 +124,11 @@ class GradientPenaltyFunction(Function):
         return value, norms
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         return *_NO_GRADIENT, *first_order_only(ctx, _penalty_gradients, grad_outputs[0])
 
 
-def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+def _penalty_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
     saved = _saved(ctx)
     gradient, slope = saved[:2]
     points = saved[2 : 5 if ctx.plan.sweeps.wants_x else 2]
@@ -120,7 +139,7 @@ def _penalty_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
     return [*_of_points(ctx, of_x, points), *of_leaves]
 
 
-def _of_points(ctx: Any, of_x: Tensor | None, points: list[Tensor]) -> list[Tensor | None]:
+def _of_points(ctx: Context, of_x: Tensor | None, points: list[Tensor]) -> list[Tensor | None]:
     """Gradients of real, fake and alpha from the adjoint of ``alpha*real + (1 - alpha)*fake``."""
     if of_x is None:
         return [None, None, None]
@@ -144,14 +163,14 @@ class CriticLossFunction(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         plan: Plan,
         request: Request,
         x: Tensor,
         real: Tensor | None,
         fake: Tensor | None,
         alpha: Tensor | None,
-        *leaves: Any,
+        *leaves: Leaf,
     ) -> tuple[Tensor, ...]:
         ctx.plan = plan
         (gradient, score), tensors, ctx.numbers = plan.forward(x, leaves)
@@ -169,11 +188,11 @@ class CriticLossFunction(Function):
         return loss, wasserstein, penalty, norms
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         return *_NO_GRADIENT, *first_order_only(ctx, _loss_gradients, grad_outputs[0])
 
 
-def _loss_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+def _loss_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
     saved = _saved(ctx)
     plan = ctx.plan
     gradient, slope = saved[:2]
@@ -202,14 +221,14 @@ class MlpPenaltyFunction(Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
+        ctx: Context,
         plan: Plan,
         request: Request,
         real: Tensor,
         fake: Tensor,
         alpha: Tensor | None,
         key: tuple[int, int],
-        *leaves: Any,
+        *leaves: Leaf,
     ) -> tuple[Tensor, Tensor]:
         mlp, rows = plan.mlp, len(real)
         assert mlp is not None
@@ -227,12 +246,13 @@ class MlpPenaltyFunction(Function):
         return value, norms
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         return *(None,) * 6, *first_order_only(ctx, _mlp_gradients, grad_outputs[0])
 
 
-def _mlp_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+def _mlp_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
     mlp = ctx.plan.mlp
+    assert mlp is not None
     slope, gradient, h, g, x, *rest = _saved(ctx)
     count = len(mlp.weights)
     weights, drawn = rest[:count], iter(rest[count:])
@@ -248,17 +268,17 @@ class InputGradientFunction(Function):
     building block for callers with a norm of their own. ``points``: ``x`` without history."""
 
     @staticmethod
-    def forward(ctx: Any, plan: Plan, points: Tensor, x: Tensor, *leaves: Any) -> Tensor:
+    def forward(ctx: Context, plan: Plan, points: Tensor, x: Tensor, *leaves: Leaf) -> Tensor:
         gradient, tensors, ctx.numbers = plan.forward(points, leaves)
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
         return gradient
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Context, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         return None, None, *first_order_only(ctx, _input_gradient_gradients, grad_outputs[0])
 
 
-def _input_gradient_gradients(ctx: Any, incoming: Tensor) -> list[Tensor | None]:
+def _input_gradient_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
     of_x, of_leaves = _sweep34(ctx, [incoming], _saved(ctx))
     return [of_x, *of_leaves]

@@ -16,6 +16,7 @@ from .errors import BackendError
 from .explanation import explain
 from .loss import critic_loss
 from .options import EXECUTORS
+from .wrappers import Critic
 
 #: another executor than eager has to win by this much: a tie is not worth a compiler
 MARGIN = 0.97
@@ -46,7 +47,7 @@ class ExecutorChoice:
 
 
 def choose_executor(
-    critic: Callable[[Tensor], Any],
+    critic: Critic,
     real: Tensor,
     fake: Tensor | None = None,
     *,
@@ -127,7 +128,7 @@ def choose_executor(
     return ExecutorChoice(best, medians, refused)
 
 
-def _trained(critic: Any) -> list[Tensor]:
+def _trained(critic: Critic) -> list[Tensor]:
     """What the loss has gradients for: the module's parameters, or whatever autograd's graph reaches."""
     if isinstance(critic, torch.nn.Module):
         return [p for p in critic.parameters() if p.requires_grad]
@@ -136,7 +137,7 @@ def _trained(critic: Any) -> list[Tensor]:
     return parameters(reachable(critic))
 
 
-def _fell_back(critic: Any, real: Tensor, name: str, options: dict[str, Any]) -> str:
+def _fell_back(critic: Critic, real: Tensor, name: str, options: dict[str, Any]) -> str:
     """Why Python ran instead; empty if it did not."""
     found = explain(critic, real, output=options.get("output"), loss=True, executor=name)
     if found.path == "stock":

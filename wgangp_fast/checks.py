@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from .engine import torch_internals
 REDUCTIONS = ("mean", "sum", "none")
 
 
-def samples(name: str, value: Any) -> None:
+def samples(name: str, value: object) -> None:
     """``value`` is a nonempty floating-point tensor ``[N, ...]``."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
@@ -28,7 +27,7 @@ def samples(name: str, value: Any) -> None:
         raise ValueError(f"{name} must not be empty, got shape {tuple(value.shape)}")
 
 
-def pair(real: Any, fake: Any) -> None:
+def pair(real: object, fake: object) -> None:
     """Both are samples of one shape and device."""
     samples("real", real)
     samples("fake", fake)
@@ -40,7 +39,7 @@ def pair(real: Any, fake: Any) -> None:
             )
 
 
-def _show(value: Any) -> Any:
+def _show(value: object) -> object:
     return tuple(value) if isinstance(value, torch.Size) else value
 
 
@@ -53,7 +52,7 @@ def no_transform() -> None:
         )
 
 
-def reduction_and_target(reduction: Any, target: Any) -> None:
+def reduction_and_target(reduction: object, target: object) -> None:
     """``reduction`` is known and ``target`` a finite number, at least 0."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}")
@@ -61,7 +60,7 @@ def reduction_and_target(reduction: Any, target: Any) -> None:
         raise ValueError(f"target must be a finite number, at least 0; got {target!r}")
 
 
-def weights(alpha: Any, real: Tensor) -> Tensor | None:
+def weights(alpha: object, real: Tensor) -> Tensor | None:
     """``alpha`` as ``[N]``. None stays None, but is an error while a CUDA graph is captured."""
     if alpha is None:
         if capturing(real.device):
@@ -96,7 +95,7 @@ def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, 
     return real.to(dtype), fake.to(dtype), alpha
 
 
-def as_traced(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+def as_traced(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """Context for captured code, in which autocast is off: the casts that it made at capture are part of the
     code, and a part of the critic may have switched it off."""
     if torch.is_autocast_enabled(device.type):

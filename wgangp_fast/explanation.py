@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from . import checks, options, wrappers
 from .backend import compile_boundary
+from .engine.ir import DerivedNode, Leaf, args_of
 from .engine.torch_internals import schema_of
 from .errors import CaptureError
 from .ops.registry import Kernels
 from .plain_tensors import points_like, samples
+from .rules.nodes import info_of
 from .run import Wanted
+from .wrappers import Critic, Output
+
+if TYPE_CHECKING:  # it brings Dynamo with it
+    from .engine.plan import Plan
 
 PRODUCTS = ("convolution", "linear", "mm", "bmm", "mv", "dot")
 
@@ -116,10 +121,10 @@ class Explanation:
 
 @compile_boundary
 def explain(
-    critic: Callable[[Tensor], Any],
+    critic: Critic,
     x: Tensor,
     *,
-    output: Callable[[Any], Tensor] | None = None,
+    output: Output | None = None,
     loss: bool = False,
     executor: str = "eager",
 ) -> Explanation:
@@ -164,7 +169,7 @@ def explain(
     return _explain(found, x, binding.leaves, subject, apart)
 
 
-def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart: str) -> Explanation:
+def _explain(found: Plan, x: Tensor, leaves: tuple[Leaf, ...], subject: str, apart: str) -> Explanation:
     from torch.utils.flop_counter import FlopCounterMode
 
     sweeps = found.sweeps
@@ -204,7 +209,7 @@ def _explain(found: Any, x: Tensor, leaves: tuple[Any, ...], subject: str, apart
     )
 
 
-def _seed(plan: Any, result: Any) -> Any:
+def _seed(plan: Plan, result: Any) -> Any:
     """Something to begin sweeps 3 and 4 with, of the right shapes."""
     if isinstance(result, Tensor):
         return torch.ones_like(result)
@@ -212,7 +217,7 @@ def _seed(plan: Any, result: Any) -> Any:
     return torch.ones_like(gradient), plan.cotangent(score.shape, score.dtype, score.device)
 
 
-def _copy(leaf: Any) -> Any:
+def _copy(leaf: Leaf) -> Leaf:
     """Explaining must not update a buffer (a running mean)."""
     return leaf.detach().clone() if isinstance(leaf, Tensor) else leaf
 
@@ -248,19 +253,20 @@ def _launches(node: torch.fx.Node) -> int:
     return 0 if name in VIEWS else LAUNCHES.get(name, 2 if affine else 1)
 
 
-def _name(target: Any) -> str:
+def _name(target: object) -> str:
     schema = schema_of(target)
     return schema.name.split("::")[1] if schema is not None else getattr(target, "__name__", "")
 
 
-def _kernel(node: torch.fx.Node, kernels: Any) -> str:
+def _kernel(node: torch.fx.Node, kernels: Kernels) -> str:
     name = _name(node.target)
-    if "kernel_of" in node.meta:
-        return f"{kernels.backend_of(name)}: {name} [{node.meta['kernel_of']}]"
-    return node.meta.get("library", "")
+    info = info_of(node)
+    if info.kernel_of:
+        return f"{kernels.backend_of(name)}: {name} [{info.kernel_of}]"
+    return info.library
 
 
-def _row(info: Any, kernels: Any) -> Row:
+def _row(info: DerivedNode, kernels: Kernels) -> Row:
     values = [n.meta["val"] for n in info.node.all_input_nodes]
     result = info.node.meta["val"]
     results = list(result) if isinstance(result, (tuple, list)) else [result]
@@ -283,7 +289,7 @@ def _flops(name: str, node: torch.fx.Node, shape: tuple[int, ...]) -> int:
     """Forward FLOPs of a product: two for each multiply-add, padding counted."""
     if name not in PRODUCTS:
         return 0
-    arguments: Any = node.args
+    arguments = args_of(node)
     a, b = (list(arg.meta["val"].shape) for arg in arguments[:2])
     size = 1
     for s in shape:

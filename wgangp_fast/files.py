@@ -51,7 +51,7 @@ class _Sink(io.RawIOBase):
 
 
 def write_whole(
-    path: Path, write: Callable[[Any], Any], *, temporary: str | None = None, sync: bool = True
+    path: Path, write: Callable[[Any], object], *, temporary: str | None = None, sync: bool = True
 ) -> None:
     """Write a file that has its name only when it is complete: there is the old file or the new one, whole.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -28,7 +27,7 @@ class Options:
 DEFAULT = Options()
 
 
-def checked(recompute: Any, executor: Any) -> Options:
+def checked(recompute: object, executor: object) -> Options:
     """The options of a call, checked.
 
     Raises:

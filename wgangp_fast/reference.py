@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+Critic = Callable[[Tensor], Any]
 
-def input_gradient(critic: Callable[[Tensor], Any], x: Tensor) -> Tensor:
+
+def input_gradient(critic: Critic, x: Tensor) -> Tensor:
     """Gradient of ``critic(x).sum()`` with respect to ``x``, itself differentiable.
 
     Args:
@@ -64,7 +66,7 @@ def reduce(penalty: Tensor, reduction: str) -> Tensor:
 
 
 def gradient_penalty(
-    critic: Callable[[Tensor], Any],
+    critic: Critic,
     real: Tensor,
     fake: Tensor,
     alpha: Tensor,
@@ -78,6 +80,6 @@ def gradient_penalty(
     return reduce(penalty_of_norm(norm, target, one_sided), reduction)
 
 
-def penalty_norms(critic: Callable[[Tensor], Any], real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+def penalty_norms(critic: Critic, real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     """Norms ``[N]`` of the critic's gradient at ``alpha * real + (1 - alpha) * fake``."""
     return sample_norm(input_gradient(critic, alpha * real + (1 - alpha) * fake))

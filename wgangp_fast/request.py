@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import backend, checks, options, wrappers
 from .options import Options
-
-Critic = Callable[[Tensor], Any]
-Output = Callable[[Any], Tensor]
-Finish = Callable[[Tensor], Tensor]
+from .wrappers import Critic, Finish, Output
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from .request import Critic, Output
 
 if TYPE_CHECKING:  # the first call imports them: they bring Dynamo with them
     from .engine.capture.hoist_parameters import Captured
+    from .engine.ir import Leaf
     from .engine.plan import Plan
 
 _said_of_torch: set[str] = set()  # warnings about this torch: once, not for every critic
@@ -67,7 +68,7 @@ class Wanted:
     options: Options
     critic_step: bool = False
 
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[Hashable, ...]:
         """The key under which a captured critic keeps this plan; it includes the present grad mode."""
         return plan_key(self.wants_x, self.kernels, self.options, self.critic_step)
 
@@ -95,7 +96,7 @@ class Wanted:
 
 def penalty_plan(
     wanted: Wanted, x: Tensor, watch: verify.Verification | None
-) -> tuple[Plan | None, tuple[Any, ...], Refusal | None]:
+) -> tuple[Plan | None, tuple[Leaf, ...], Refusal | None]:
     """The plan and its leaves (what it takes beside the samples), or why the stock path has to run.
 
     This is decided before autograd records anything.
@@ -107,7 +108,7 @@ def penalty_plan(
 
     key = wanted.key()
 
-    def before(captured: Captured, inputs: tuple[Any, ...]) -> None:
+    def before(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
         if key not in captured.plans:
             raise dynamo.Stopped(captured)  # plan first: if that fails, nothing may have run
         if watch is not None:
@@ -132,7 +133,7 @@ def penalty_plan(
 
 def critic_step_plan(
     wanted: Wanted, x: Tensor, watch: verify.Verification | None
-) -> tuple[Plan | None, tuple[Any, ...]]:
+) -> tuple[Plan | None, tuple[Leaf, ...]]:
     """The plan of the whole critic step and its leaves; ``(None, ())`` if each batch has to run alone."""
     from .engine.capture import critic_step, refusals
 
@@ -162,7 +163,7 @@ def verified(
     wanted: Wanted,
     plan: Plan,
     stock: Callable[..., Tensor],
-    points: Callable[[], tuple[Any, ...]],
+    points: Callable[[], tuple[Tensor, ...]],
 ) -> tuple[Any, Refusal | None]:
     """The plan's result, or why it must not be used: its first call is compared with stock code.
 

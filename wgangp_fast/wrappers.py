@@ -33,15 +33,18 @@ from torch.optim.swa_utils import AveragedModel
 from .engine import torch_internals
 from .errors import Unavailable
 
+#: what a caller hands over, and what picks the score out of what it returns
+Critic = Callable[[Tensor], Any]
+Output = Callable[[Any], Tensor]
 Finish = Callable[[Tensor], Tensor]
 
 
-def unwrap(critic: Any) -> Any:
+def unwrap(critic: Critic) -> Critic:
     """The callable inside all wrappers, with what they do to inputs and outputs; see the table above."""
     return _strip(critic, [])
 
 
-def enter(critic: Any) -> tuple[Any, Finish]:
+def enter(critic: Critic) -> tuple[Critic, Finish]:
     """The unwrapped critic, and a function that the caller applies to its penalty.
 
     For each DDP wrapper that was taken off, both do what DDP's ``forward`` does around its module: gradients
@@ -65,7 +68,7 @@ def enter(critic: Any) -> tuple[Any, Finish]:
     return inner, finish
 
 
-def left_on(critic: Any) -> tuple[str, str] | None:
+def left_on(critic: Critic) -> tuple[str, str] | None:
     """If :func:`unwrap` returned a wrapper that it could not take off: why it must not be captured, and the
     remedy. None for a critic.
 
@@ -102,7 +105,7 @@ def _same(penalty: Tensor) -> Tensor:
 # taking off -------------------------------------------------------------------------------------
 
 
-def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
+def _strip(critic: Critic, met: list[DistributedDataParallel]) -> Critic:
     """The callable inside all wrappers; each DDP taken off goes to ``met``, the outermost first."""
     if isinstance(critic, functools.partial):
         inner = _strip(critic.func, met)
@@ -110,19 +113,19 @@ def _strip(critic: Any, met: list[DistributedDataParallel]) -> Any:
     if not isinstance(critic, nn.Module):
         inner = torch_internals.inside_compiled(critic)
         return critic if inner is None else _strip(inner, met)
-    inner = _inside(critic)
-    if inner is None or torch_internals.has_hooks(critic):
+    module = _inside(critic)
+    if module is None or torch_internals.has_hooks(critic):
         return critic
     if isinstance(critic, DistributedDataParallel):
         met.append(critic)
-    bare = _strip(inner, met)
+    bare = _strip(module, met)
     if isinstance(critic, DataParallel) and critic.device_ids:
         return _on_device(bare, critic.src_device_obj)
     precision = _precision(critic)
     return bare if precision is None else _with_precision(bare, precision)
 
 
-def _inside(wrapper: Any) -> Any:
+def _inside(wrapper: nn.Module) -> nn.Module | None:
     """The module that a known wrapper calls once, with its own inputs; None for any other module."""
     compiled = torch_internals.inside_compiled(wrapper)
     if compiled is not None:
@@ -145,12 +148,12 @@ def _knows_around(ddp: DistributedDataParallel) -> bool:
     return True
 
 
-def _is(module: Any, *names: str) -> bool:
+def _is(module: object, *names: str) -> bool:
     """Whether the module's class or a base of it has one of these names; nothing is imported for that."""
     return any(kind.__name__ in names for kind in type(module).__mro__)
 
 
-def _on_device(critic: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
+def _on_device(critic: Callable[..., Any], device: torch.device) -> Critic:
     """``critic``, after its inputs were moved to ``device``, as DataParallel does."""
 
     def moved(*args: Any, **kwargs: Any) -> Any:
@@ -159,7 +162,7 @@ def _on_device(critic: Callable[..., Any], device: torch.device) -> Callable[...
     return moved
 
 
-def _to(value: Any, device: torch.device) -> Any:
+def _to(value: object, device: torch.device) -> object:
     return value.to(device) if isinstance(value, Tensor) else value
 
 
@@ -181,7 +184,7 @@ def _precision(module: Any) -> Any:
 _PROBE = torch.empty(0, dtype=torch.float32)
 
 
-def _with_precision(critic: Callable[..., Any], precision: Any) -> Callable[..., Any]:
+def _with_precision(critic: Callable[..., Any], precision: Any) -> Critic:
     """What ``_FabricModule.forward`` computes. Its hook on the scores is left out: it demands
     ``fabric.backward`` of every derivative of theirs, the input gradient's too."""
 

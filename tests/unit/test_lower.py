@@ -22,6 +22,7 @@ from wgangp_fast.engine.passes.kernel_patterns import lower
 from wgangp_fast.engine.plan import Plan
 from wgangp_fast.explanation import LAUNCHES, count_launches
 from wgangp_fast.ops.registry import KERNELS, Kernels
+from wgangp_fast.rules.nodes import info_of
 
 
 def whole() -> Kernels:
@@ -84,7 +85,7 @@ def lowered(critic: nn.Module, *shape: int, kernels: Kernels | None = None) -> l
     names = []
     for node in lower(binding.captured.critic, kernels or whole()).nodes:
         if node.op == "call_function":
-            made = node.meta.get("kernel_of")
+            made = info_of(node).kernel_of
             name = getattr(node.target, "__name__", "")
             names.append(f"{name} [{made}]" if made else name.split(".")[0])
     return [name for name in names if name not in ("getitem", "view", "t", "_unsafe_view", "reshape")]

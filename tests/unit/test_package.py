@@ -1,4 +1,4 @@
-"""The package as a package: what importing it costs, who may import whom, and how long files are."""
+"""The package as a package: its cost to import, who may import whom, how long files and functions are."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ LAYERS = (
 LAYER_OF = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 
 MAX_LINES = 450
+MAX_LINES_OF_A_FUNCTION = 60
 
 
 def module_name(path: Path) -> str:
@@ -178,6 +179,30 @@ def test_no_long_files() -> None:
     assert "wgangp_fast/__init__.py" in lengths
     too_long = {name: length for name, length in lengths.items() if length > MAX_LINES}
     assert not too_long
+
+
+def long_functions(source: str) -> list[tuple[str, int]]:
+    """Functions of more than :data:`MAX_LINES_OF_A_FUNCTION` lines, without signature and docstring."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            length = 0 if not body else (body[-1].end_lineno or 0) - body[0].lineno + 1
+            if length > MAX_LINES_OF_A_FUNCTION:
+                found.append((node.name, length))
+    return found
+
+
+def test_no_long_functions() -> None:
+    """Kernels apart, which are one computation from top to bottom."""
+    texts = {name: path.read_text() for name, path in sources().items() if not name.startswith("kernels")}
+    assert {name: found for name, text in texts.items() if (found := long_functions(text))} == {}
+
+
+@pytest.mark.parametrize(("lines", "found"), [(60, []), (61, [("f", 61)])])
+def test_long_functions_are_found(lines: int, found: list[tuple[str, int]]) -> None:
+    body = "\n".join(["    pass"] * lines)
+    assert long_functions(f'def f():\n    """Two\n    lines."""\n{body}\n') == found
 
 
 OPTIONAL = (

@@ -35,6 +35,13 @@ def parser() -> argparse.ArgumentParser:
         "OLD.json NEW.json` finds what got slower, `wgangp-fast bench report FILE.json ... --out DIR` writes "
         "a report with pictures.",
     )
+    _what_is_measured(p)
+    _how_it_is_measured(p)
+    _instead_of_measuring(p)
+    return p
+
+
+def _what_is_measured(p: argparse.ArgumentParser) -> None:
     suites = {name: row.about for name, row in suite.SUITES.items()}
     suites |= {"growth": "the penalty against batch, width and depth", "ops": "single operations"}
     p.add_argument(
@@ -68,6 +75,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="this workload instead of the preset's; repeatable",
     )
+
+
+def _how_it_is_measured(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (default: cpu)")
     p.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: torch's own choice)")
     p.add_argument(
@@ -86,6 +96,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--memory", action="store_true", help="also count the peak bytes of one call")
     p.add_argument("--out", type=Path, metavar="FILE", help="write the result, every sample in it, as JSON")
+
+
+def _instead_of_measuring(p: argparse.ArgumentParser) -> None:
     other = p.add_argument_group("instead of measuring").add_mutually_exclusive_group()
     other.add_argument("--list", action="store_true", help="print the workloads")
     other.add_argument(
@@ -94,7 +107,6 @@ def parser() -> argparse.ArgumentParser:
     other.add_argument("--table", type=Path, metavar="FILE", help="print the Markdown table of a result")
     other.add_argument("--brief", type=Path, metavar="FILE", help="print it in short, a line a workload")
     other.add_argument("--plot", type=Path, nargs=2, metavar=("FILE", "PNG"), help="draw a result")
-    return p
 
 
 def _positive(text: str) -> int:

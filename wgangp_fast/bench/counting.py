@@ -52,6 +52,7 @@ from torch import Tensor, fx
 from ..engine.ir import differentiable
 from ..engine.torch_internals import schema_of
 from ..rules import Rule, Site, find, linear_map, rule_of
+from ..rules.nodes import info_of
 from ..rules.registry import bind
 
 aten = torch.ops.aten
@@ -209,7 +210,7 @@ class _Walk:
 
     def _enter(self, node: fx.Node) -> None:
         sources = set(node.all_input_nodes)
-        if node.meta.get("no_grad") or not _floats(node):
+        if info_of(node).no_grad or not _floats(node):
             return
         if node.target is operator.getitem:
             (source,) = sources
@@ -325,7 +326,7 @@ def _prologue(graph: fx.Graph) -> list[tuple[str, Product, list[Unit]]]:
         bound = bind(node.target, node.args, node.kwargs)
         for function, slot in zip((OF_A, OF_B), FAMILIES[node.target][1:]):
             factor = bound[slot]
-            if node.meta.get("trains") and not ends and factor.meta.get("trains", factor.op == "placeholder"):
+            if info_of(node).requires_grad and not ends and info_of(factor).requires_grad:
                 units.append(Unit(function, (1,)))
         found.append((node.name, product, units))
     return found

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from .. import wrappers
+from ..rules.nodes import info_of
 from . import library
 from .counting import LOSSES, Count, Product, Unit, count
 from .timing import sample
@@ -218,7 +219,7 @@ def count_critic(critic: nn.Module, x: Tensor, loss: str) -> Count:
 
     with torch.enable_grad():
         captured = capture.bind(wrappers.unwrap(critic), None, x.detach().clone().requires_grad_()).captured
-    trains: set[fx.Node] = {leaf for leaf in captured.leaves() if leaf.meta["trains"]}
+    trains: set[fx.Node] = {leaf for leaf in captured.leaves() if info_of(leaf).requires_grad}
     prologue = None if captured.prologue is None else captured.prologue.graph
     return count(captured.critic, prologue, trains, loss)
 

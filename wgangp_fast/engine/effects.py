@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
 from .. import checks
 from . import torch_internals
 
+Write = Callable[[Tensor, Tensor], Tensor]
 
-def _effect(function: Callable[[Tensor, Tensor], Tensor]) -> Any:
+
+def _effect(function: Write) -> Write:
     torch_internals.describe(function, f"{function.__name__}(Tensor(a!) self, Tensor value) -> Tensor(a!)")
     return function
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, fx
 
+from ..rules.nodes import Argument, info_of
+from ..rules.nodes import args_of as args_of
 from ..rules.registry import DeriveError as DeriveError
 from .effects import EFFECTS
 from .torch_internals import schema_of
 
 aten = torch.ops.aten
+
+#: what a plan is given beside x, and keeps between its sweeps: tensors, and numbers of the critic's graph
+Leaf = Tensor | int | float
 
 #: operators whose result carries no derivative, although autograd may hand explicit zeros through them
 CONSTANT = {
@@ -29,29 +34,24 @@ CONSTANT = {
 }
 
 
-def value_of(node: Any) -> Any:
+def value_of(node: Argument) -> Argument:
     """The fake value recorded for a node; constants are themselves."""
     return node.meta["val"] if isinstance(node, fx.Node) else node
 
 
-def args_of(node: fx.Node) -> Any:
-    """``node.args``, which FX types as everything that an argument can be."""
-    return node.args
-
-
-def result_of(graph: fx.Graph) -> Any:
+def result_of(graph: fx.Graph) -> Argument:
     """What the graph returns."""
     (end,) = graph.find_nodes(op="output")
     return end.args[0]
 
 
-def outputs_of(graph: fx.Graph) -> tuple[tuple[Any, ...], fx.Node]:
+def outputs_of(graph: fx.Graph) -> tuple[tuple[Argument, ...], fx.Node]:
     """What a graph returns, as a tuple, and the node that returns it."""
     (end,) = graph.find_nodes(op="output")
     return args_of(end)[0], end
 
 
-def is_float(value: Any) -> bool:
+def is_float(value: object) -> TypeGuard[Tensor]:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())
 
 
@@ -72,7 +72,7 @@ def eliminate_dead_code(graph: fx.Graph) -> None:
 
 def differentiable(node: fx.Node) -> bool:
     """Whether autograd records the operator, if one of its inputs carries a gradient."""
-    return not node.meta.get("no_grad") and node.target not in CONSTANT and node.target not in EFFECTS
+    return not info_of(node).no_grad and node.target not in CONSTANT and node.target not in EFFECTS
 
 
 def _may_carry(node: fx.Node) -> bool:
@@ -108,15 +108,15 @@ POINTS, REST, WHOLE = "points", "rest", "whole"
 
 
 @dataclass
-class NodeInfo:
+class DerivedNode:
     """What ``explain`` shows of one node."""
 
     name: str
     op: str
     rule: str
     sweep4: bool
-    reason: str = ""
-    node: fx.Node | None = None
+    reason: str
+    node: fx.Node
 
 
 @dataclass
@@ -138,4 +138,4 @@ class Sweeps:
     wants_x: bool
     leaf_zero: frozenset[int] = frozenset()
     saved_is_tensor: tuple[bool, ...] = ()
-    nodes: list[NodeInfo] = field(default_factory=list)
+    nodes: list[DerivedNode] = field(default_factory=list)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .derive.batch_match import BatchMatch
 from .derive.critic_step import derive_critic_step
 from .derive.four_sweeps import derive
 from .executors import executable
-from .ir import REST, Sweeps, result_of, value_of
+from .ir import REST, Leaf, Sweeps, result_of, value_of
 from .passes.kernel_patterns import lower
 from .passes.pipeline import run_passes
 from .passes.whole_mlp import Mlp, recognise
@@ -52,13 +53,16 @@ class Plan:
         )
         sweeping = wants_x or critic_step or options.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
-        grad, leaves = torch.is_grad_enabled(), captured.leaves()
-        self.wanted = tuple(i for i, leaf in enumerate(leaves) if grad and leaf.meta["trains"])
+        leaves = captured.leaves()
+        self.wanted = tuple(captured.requiring_grad()) if torch.is_grad_enabled() else ()
         self.count = len(leaves)
         if critic_step:
+            assert isinstance(captured.critic_step, tuple)
             graphs = [lower(graph, kernels) for graph in captured.critic_step]
             match, lowered = BatchMatch(*graphs), graphs[-1]
-            self.score_cut: Any = match.cut(result_of(match.one), None, REST)
+            cut = match.cut(result_of(match.one), None, REST)
+            assert cut is not None  # a score of each sample
+            self.score_cut = cut
             self.sweeps: Sweeps = derive_critic_step(match, wants_x, self.wanted)
         else:
             lowered = lower(captured.critic, kernels)
@@ -76,12 +80,12 @@ class Plan:
         self._all_tensors = all(kinds)
         self._tensors = [i for i, is_tensor in enumerate(kinds) if is_tensor]
         self._numbers = [i for i, is_tensor in enumerate(kinds) if not is_tensor]
-        self._cotangents: dict[Any, Tensor] = {}
+        self._cotangents: dict[tuple[tuple[int, ...], torch.dtype, torch.device], Tensor] = {}
         self._zero = sorted(self.sweeps.leaf_zero)
         zeros = [value_of(leaves[self.wanted[k]]) for k in self._zero]
         self._zero_like = [(tuple(leaf.shape), leaf.dtype, leaf.device) for leaf in zeros]
 
-    def forward(self, x: Tensor, leaves: tuple[Any, ...]) -> tuple[Any, list[Tensor], list[Any]]:
+    def forward(self, x: Tensor, leaves: tuple[Leaf, ...]) -> tuple[Any, list[Tensor], list[Leaf]]:
         """Sweeps 1 and 2: ``x [N, ...]`` to (input gradient ``[N, ...]``, saved tensors, saved numbers).
 
         A plan of the critic step takes ``[3N, ...]``, and in place of the first gives (input gradient
@@ -94,7 +98,7 @@ class Plan:
         return gradient, [saved[i] for i in self._tensors], [saved[i] for i in self._numbers]
 
     def backward(
-        self, seed: list[Any], saved: list[Any], numbers: list[Any]
+        self, seed: list[Any], saved: list[Any], numbers: list[Leaf]
     ) -> tuple[Any, list[Tensor | None]]:
         """Sweeps 3 and 4: the seed ``[N, ...]`` to (adjoint of x, gradients of all leaves).
 
@@ -116,7 +120,7 @@ class Plan:
             of_x, *found = self._backward(seed.pop(), saved)
         return of_x, self.complete(dict(zip(self.wanted, found)))
 
-    def cotangent(self, shape: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def cotangent(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Derivative of ``mean D(fake) - mean D(real)`` for the scores of real and fake; made once."""
         key = (tuple(shape), dtype, device)
         found = self._cotangents.get(key)

@@ -291,6 +291,19 @@ def weight_histogram(study: Study) -> None:
     )
     study.number("share at the ends", piled)
     study.number("share at the ends of those that moved", moving)
+    _weight_claims(study, deep, shallow, piled, moving)
+    _bound_claim(study, (CLIP,))
+    study.choice(
+        "The paper does not say which weights it shows: here those between two hidden layers. That the claim "
+        "on the small critic is about the weights that moved was decided after its first run."
+    )
+    _finish(study)
+
+
+def _weight_claims(
+    study: Study, deep: str, shallow: str, piled: dict[str, float], moving: dict[str, float]
+) -> None:
+    """The claims on the shares of weights at the ends, of all and of those that moved, by critic."""
     smoke = study.scale == "smoke"
     key = f"{_name(CLIP)}; {shallow}"
     clipped, spread = moving[key], piled[f"{PENALTY}; {shallow}"]
@@ -308,12 +321,6 @@ def weight_histogram(study: Study) -> None:
         + ("; too few steps to tell" if smoke else ""),
         None if smoke else max(piled[f"{PENALTY}; {deep}"], spread) <= 0.01,
     )
-    _bound_claim(study, (CLIP,))
-    study.choice(
-        "The paper does not say which weights it shows: here those between two hidden layers. That the claim "
-        "on the small critic is about the weights that moved was decided after its first run."
-    )
-    _finish(study)
 
 
 def _finish(study: Study) -> None:

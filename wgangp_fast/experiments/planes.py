@@ -158,6 +158,13 @@ def value_surfaces(study: Study) -> None:
     )
     for (name, method), numbers in found.items():
         study.number(f"{name} {method}", numbers)
+    _surface_claims(study, found)
+    toy_kernels(study)
+    _choices(study)
+
+
+def _surface_claims(study: Study, found: dict[tuple[str, str], dict[str, float]]) -> None:
+    """The claims on the critics' numbers, which ``found`` has by set and method."""
     study.claim(
         "Clipped critics learn very simple surfaces; penalised ones follow the data and peak at real points",
         "P 3.1, figure 1a",
@@ -189,8 +196,6 @@ def value_surfaces(study: Study) -> None:
         ),
         all(0.75 <= found[name, "wgan-gp"]["gap"] / found[name, "wgan-gp"]["W1"] <= 1.1 for name in SETS),
     )
-    toy_kernels(study)
-    _choices(study)
 
 
 def _choices(study: Study) -> None:
@@ -270,6 +275,18 @@ def optimal_critic(study: Study) -> None:
     )
     study.number("mean norm", {f"{n} {m}": v for (n, m), v in means.items()})
     study.number("mean cosine", {f"{n} {m}": v for (n, m), v in directions.items()})
+    _segment_claims(study, means, directions)
+    study.choice(
+        "v3 prints x_t = t x + (1 - t) y with y real: direction and norm are the same either way round."
+    )
+    toy_kernels(study)
+    _choices(study)
+
+
+def _segment_claims(
+    study: Study, means: dict[tuple[str, str], float], directions: dict[tuple[str, str], float]
+) -> None:
+    """The claims on mean norms and mean cosines, by set and method."""
     study.claim(
         "The optimal critic's gradient has norm 1 almost everywhere (mean within 0.15 of 1)",
         "P corollary 1",
@@ -285,11 +302,6 @@ def optimal_critic(study: Study) -> None:
         + ", ".join(f"{directions[name, 'wgan']:.2f}" for name in SETS),
         all(directions[name, "wgan-gp"] >= 0.8 for name in SETS),
     )
-    study.choice(
-        "v3 prints x_t = t x + (1 - t) y with y real: direction and norm are the same either way round."
-    )
-    toy_kernels(study)
-    _choices(study)
 
 
 def _coupled(real: Tensor, fake: Tensor) -> dict[str, Tensor]:

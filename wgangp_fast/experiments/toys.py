@@ -37,7 +37,7 @@ def run(study: Study) -> None:
     """GANs of the three toy distributions: modes covered, distance left, and the way there as a GIF."""
     settings = study.settings
     rows: list[list[Any]] = []
-    coverage, left, films = {}, {}, {}
+    left, films = {}, {}
     for name, title in SETS.items():
         iters = settings.iters[name.removeprefix("toy-")]
         config = study.config(
@@ -48,13 +48,24 @@ def run(study: Study) -> None:
         z = torch.randn(300, 2, generator=stream(study.seed, "film"))
         found = trained(study, name, config, every=max(1, iters // settings.frames), watch=_frame(z))
         numbers = study.part(f"quality {name}", partial(_toy_quality, study, name, found))
-        coverage[name], left[name] = numbers["coverage"], numbers
+        left[name] = numbers
         films[title] = found.rows
         modes = numbers["coverage"]
         rows.append([
             title, iters, f"{modes['modes_covered']} of {modes['modes']}", modes["high_quality"],
             numbers["W1"], numbers["real_W1"],
         ])  # fmt: skip
+    _pictures(study, rows, films)
+    study.number("quality", left)
+    _claims(study, left)
+    study.choice(
+        "lambda 0.1, n_critic and beta1 are the released gan_toy.py's at paper scale (its comment: the small "
+        "lambda speeds up the toys); Algorithm 1 has beta1 0, which the smaller scales take."
+    )
+    toy_kernels(study, settings.lambda_gp)
+
+
+def _pictures(study: Study, rows: list[list[Any]], films: dict[str, list[dict[str, Any]]]) -> None:
     study.heading("Samples")
     study.picture(
         "toy.gif", "The way to the samples: contours are the critic's.", animation(_frames(study, films))
@@ -62,7 +73,7 @@ def run(study: Study) -> None:
     study.picture("toy.png", "Generated points (green) after the last iteration, real ones orange.",
                   _film_frame(study, films, -1))  # fmt: skip
     study.table(
-        f"{settings.points} generated points",
+        f"{study.settings.points} generated points",
         ["set", "iterations", "modes covered", "share within 3 sigma of a mode", "exact W1 to real points",
          "W1 between two real sets"],
         rows,
@@ -78,7 +89,10 @@ def run(study: Study) -> None:
         axes[0, column].set(title=title, xlabel="generator iteration", ylabel="mean D(real) - mean D(fake)")
         axes[0, column].grid(alpha=0.3)
     study.picture("toy-loss.png", "The critic's estimate falls as the samples come closer.", made)
-    study.number("quality", left)
+
+
+def _claims(study: Study, left: dict[str, dict[str, Any]]) -> None:
+    coverage = {name: numbers["coverage"] for name, numbers in left.items()}
     for name, needed in (("toy-8gaussians", 8), ("toy-25gaussians", 24)):
         hit = coverage[name]["modes_covered"]
         study.claim(
@@ -102,11 +116,6 @@ def run(study: Study) -> None:
         ),
         all(left[n]["W1"] - left[n]["real_W1"] <= 0.15 for n in SETS),
     )
-    study.choice(
-        "lambda 0.1, n_critic and beta1 are the released gan_toy.py's at paper scale (its comment: the small "
-        "lambda speeds up the toys); Algorithm 1 has beta1 0, which the smaller scales take."
-    )
-    toy_kernels(study, settings.lambda_gp)
 
 
 def _toy_quality(study: Study, name: str, found: Trained) -> dict[str, Any]:

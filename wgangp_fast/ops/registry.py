@@ -57,7 +57,7 @@ def operation(schema: str) -> Callable[[R], R]:
     def enter(reference: R) -> R:
         name, file = schema.partition("(")[0], reference.__module__.rpartition(".")[2]
 
-        def call(*args: Any) -> Any:
+        def call(*args: object) -> object:
             flat = [v for value in args for v in (value if isinstance(value, (list, tuple)) else (value,))]
             if has_torch_function(flat):  # a plan is being written: record the call
                 return handle_torch_function(call, flat, *args)
@@ -71,7 +71,7 @@ def operation(schema: str) -> Callable[[R], R]:
     return enter
 
 
-def _device(args: tuple[Any, ...]) -> str:
+def _device(args: tuple[object, ...]) -> str:
     for value in args:
         if isinstance(value, Tensor):
             return value.device.type

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from .registry import DeriveError, Rule, Site, Slots, add_rule, cast, register, unbroadcast
+from .registry import DeriveError, Rule, Site, Slots, Value, add_rule, cast, register, unbroadcast
 
 aten = torch.ops.aten
 
@@ -17,18 +16,18 @@ class Assignment(Rule):
 
     complex_too = True  # and autograd has no derivative for complex numbers here: stock code assigns in place
 
-    def __init__(self, part: Callable[[Site, Any], Any]) -> None:
+    def __init__(self, part: Callable[[Site, Value], Value]) -> None:
         self.part = part
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        out: dict[str, Any] = {}
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
+        out: dict[str, Value] = {}
         if "self" in slots:
             out["self"] = site.call(self=g, src=g.new_zeros(site.shape("src")))
         if "src" in slots:
             out["src"] = self.part(site, g)
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         some = next(iter(t.values()))
         values = {
             slot: t[slot] if slot in t else some.new_zeros(site.shape(slot)) for slot in ("self", "src")
@@ -59,15 +58,15 @@ class StridedAssignment(Assignment):
             raise DeriveError(f"{site.op} of a tensor that is not contiguous")
         return self
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return super().vjp(site, g.contiguous(), slots)
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return super().jvp(site, {slot: value.contiguous() for slot, value in t.items()})
 
 
 def strided_assignment(
-    tensor: torch.Tensor, source: torch.Tensor, size: Any, stride: Any, offset: Any = None
+    tensor: torch.Tensor, source: torch.Tensor, size: list[int], stride: list[int], offset: int | None = None
 ) -> torch.Tensor:
     """``aten.as_strided_scatter`` written in place, because autograd's derivative of that is right."""
     result = tensor.clone(memory_format=torch.contiguous_format)
@@ -81,14 +80,14 @@ class Copy(Rule):
 
     complex_too = True
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         out = {}
         if "src" in slots:
             value = unbroadcast(g, site.shape("src"), site.result.shape)
             out["src"] = cast(value, site.result.dtype, site.val("src").dtype)
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         if "src" not in t:
             return None
         source = site.val("src").dtype

@@ -10,13 +10,11 @@ on x, as in attention; then the cross terms are the second-order term.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from ..ops.registry import KERNELS
 from . import products
-from .registry import Rule, Site, Slots, plus, register, unbroadcast
+from .registry import Argument, Rule, Site, Slots, Value, plus, register, unbroadcast
 
 aten = torch.ops.aten
 
@@ -29,13 +27,13 @@ class Bilinear(Rule):
     #: dimension along which both (a, g) pairs of two weight-gradient terms are concatenated; None: add.
     merge: int | None = 0
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         raise NotImplementedError
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         raise NotImplementedError
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         raise NotImplementedError
 
     def copies_are_dear(self, site: Site) -> bool:
@@ -48,20 +46,20 @@ class Bilinear(Rule):
         """Whether :meth:`transpose_b_of` takes its pairs as they are, without concatenating them."""
         return False
 
-    def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
+    def transpose_b_of(self, site: Site, pairs: list[tuple[Value, Value]]) -> Value:
         """The sum of :meth:`transpose_b` over pairs ``(a, g)``, in one call; for rules that merge."""
         assert self.merge is not None
         a, g = (torch.cat(list(values), self.merge) for values in zip(*pairs))
         return self.transpose_b(site, a, g)
 
-    def bias_gradient(self, site: Site, g: Any) -> Any:
+    def bias_gradient(self, site: Site, g: Value) -> Value:
         raise NotImplementedError
 
-    def bias_tangent(self, site: Site, t: Any) -> Any:
+    def bias_tangent(self, site: Site, t: Value) -> Value:
         raise NotImplementedError
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        out: dict[str, Any] = {}
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
+        out: dict[str, Value] = {}
         if self.a in slots:
             out[self.a] = self.transpose_a(site, g, site.primal(self.b))
         if self.b in slots:
@@ -71,7 +69,7 @@ class Bilinear(Rule):
             out[self.bias] = self.bias_gradient(site, g)
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         total = None
         if self.a in t:
             total = self.apply(site, t[self.a], site.primal(self.b))
@@ -89,21 +87,21 @@ class Bilinear(Rule):
             if other in moving and site.is_tensor(slot)
         )
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
-        out: dict[str, Any] = {}
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
+        out: dict[str, Value] = {}
         if self.a in slots:
             out[self.a] = self.transpose_a(site, g, t[self.b])
         if self.b in slots:
             out[self.b] = self.transpose_b(site, t[self.a], g)
         return out
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if self.merge is None or g is None or self.a not in t or self.b not in slots:
             return super().adjoint(site, c, g, t, slots)
         rest = slots - {self.b}
         # First the one that needs more scratch memory, while the other's result does not exist yet:
         # the concatenated copies for large activations, the library's reordered weight for large weights.
-        out: dict[str, Any] = {}
+        out: dict[str, Value] = {}
         large_weight = site.val(self.b).numel() > site.val(self.a).numel()
         if large_weight:
             out.update(super().adjoint(site, c, g, t, rest))
@@ -129,10 +127,10 @@ class Convolution(Bilinear):
 
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         # In stock code a mean pooling gives explicit zeros; here it is part of this operator.
-        pooled = bool(moving) and "pooled" in site.notes
+        pooled = bool(moving) and site.info.pooled
         return frozenset(site.slots()) if pooled else super().explicit_zeros(site, moving)
 
-    def _geometry(self, site: Site) -> tuple[Any, ...]:
+    def _geometry(self, site: Site) -> tuple[Argument, ...]:
         names = ("stride", "padding", "dilation", "transposed", "output_padding", "groups")
         return tuple(site[name] for name in names)
 
@@ -142,20 +140,20 @@ class Convolution(Bilinear):
     def _steps(self, site: Site) -> tuple[int, ...]:
         return products.steps(site["stride"], site["padding"], site["dilation"])
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
-        if "forward" in site.notes.get("own", ()):
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
+        if "forward" in site.info.own_products:
             return KERNELS["convolve"].call(a, b, None, *self._steps(site))
-        if site.notes.get("rows"):
+        if site.info.unfolded:
             return products.convolved(a, b, None, self._window(site), list(site.result.shape))
         return torch.convolution(a, b, None, *self._geometry(site))
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         # The library only reads the shape of the input here: expand() gives one without memory, but on a
         # CPU it would be copied to be dense, where pages of an empty tensor that nobody touches cost nothing.
         like = site.shape(self.a)
-        if "back" in site.notes.get("own", ()):
+        if "back" in site.info.own_products:
             return KERNELS["convolve_back"].call(g, b, *like[2:], *self._steps(site))
-        if site.notes.get("rows"):
+        if site.info.unfolded:
             return products.convolved_back(g, b, self._window(site), like, site.result.shape[1])
         on_cpu = site.val(self.a).device.type == "cpu"
         shaped = g.new_empty(like) if on_cpu else g.new_empty(1).expand(like)
@@ -164,25 +162,25 @@ class Convolution(Bilinear):
         )[0]
 
     def takes_pairs(self, site: Site) -> bool:
-        return "weight" in site.notes.get("own", ())
+        return "weight" in site.info.own_products
 
-    def transpose_b_of(self, site: Site, pairs: list[tuple[Any, Any]]) -> Any:
+    def transpose_b_of(self, site: Site, pairs: list[tuple[Value, Value]]) -> Value:
         if not self.takes_pairs(site):
             return super().transpose_b_of(site, pairs)
         a, g = (list(values) for values in zip(*pairs))
         return KERNELS["weight_gradient"].call(a, g, *site.shape(self.b)[2:], *self._steps(site))
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         if self.takes_pairs(site):
             return self.transpose_b_of(site, [(a, g)])
         return aten.convolution_backward.default(
             g, a, site.primal(self.b), None, *self._geometry(site), [False, True, False]
         )[1]
 
-    def bias_gradient(self, site: Site, g: Any) -> Any:
+    def bias_gradient(self, site: Site, g: Value) -> Value:
         return g.sum([0, *range(2, site.result.dim())])
 
-    def bias_tangent(self, site: Site, t: Any) -> Any:
+    def bias_tangent(self, site: Site, t: Value) -> Value:
         shape = [1, -1] + [1] * (site.result.dim() - 2)
         return t.reshape(shape).expand(list(site.result.shape))
 
@@ -199,36 +197,36 @@ class Linear(Bilinear):
     def _onednn(self, site: Site) -> bool:
         return products.takes(site.result, site.shape(self.a)[-1], site.result.shape[-1])
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return products.onednn(a, b) if self._onednn(site) else torch.nn.functional.linear(a, b)
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         if self._onednn(site):
             return products.onednn(g, b.t())
         return torch.matmul(g, b) if site.result.dim() != 2 else torch.mm(g, b)
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         if site.result.dim() != 2:
             a, g = a.reshape(-1, site.shape(self.a)[-1]), g.reshape(-1, site.result.shape[-1])
         return products.onednn(g.t(), a.t()) if self._onednn(site) else torch.mm(g.t(), a)
 
-    def bias_gradient(self, site: Site, g: Any) -> Any:
+    def bias_gradient(self, site: Site, g: Value) -> Value:
         dims = list(range(site.result.dim() - 1))
         return g.sum(dims) if dims else g  # an empty list would mean every dimension
 
-    def bias_tangent(self, site: Site, t: Any) -> Any:
+    def bias_tangent(self, site: Site, t: Value) -> Value:
         return t.expand(list(site.result.shape))
 
 
 @register(aten.mm.default)
 class MatrixProduct(Bilinear):
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return torch.mm(a, b)
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         return torch.mm(g, b.t())
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         return torch.mm(a.t(), g)
 
 
@@ -236,13 +234,13 @@ class MatrixProduct(Bilinear):
 class BatchedMatrixProduct(Bilinear):
     merge = 1
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return torch.bmm(a, b)
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         return torch.bmm(g, b.mT)
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         return torch.bmm(a.mT, g)
 
 
@@ -250,13 +248,13 @@ class BatchedMatrixProduct(Bilinear):
 class MatrixVector(Bilinear):
     b = "vec"
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return torch.mv(a, b)
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         return torch.outer(g, b)
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         return torch.mv(a.t(), g)
 
 
@@ -264,13 +262,13 @@ class MatrixVector(Bilinear):
 class Dot(Bilinear):
     a, b, merge = "self", "tensor", None
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return torch.dot(a, b)
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         return g * b
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         return g * a
 
 
@@ -280,26 +278,26 @@ class Multiply(Bilinear):
 
     b, merge = "other", None
 
-    def apply(self, site: Site, a: Any, b: Any) -> Any:
+    def apply(self, site: Site, a: Value, b: Value) -> Value:
         return self._product(site, a, b)
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         if site.is_tensor(self.b):
             return super().vjp(site, g, slots)
         return {self.a: g * site[self.b]}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         if site.is_tensor(self.b):
             return super().jvp(site, t)
         return t[self.a] * site[self.b]
 
-    def transpose_a(self, site: Site, g: Any, b: Any) -> Any:
+    def transpose_a(self, site: Site, g: Value, b: Value) -> Value:
         return self._narrow(site, self._product(site, g, b), self.a)
 
-    def transpose_b(self, site: Site, a: Any, g: Any) -> Any:
+    def transpose_b(self, site: Site, a: Value, g: Value) -> Value:
         return self._narrow(site, self._product(site, g, a), self.b)
 
-    def _product(self, site: Site, v: Any, factor: Any) -> Any:
+    def _product(self, site: Site, v: Value, factor: Value) -> Value:
         """``v * factor``; by ``torch.mul`` if neither is broadcast or cast: then a pass may overwrite v."""
         same = all(
             site.val(slot).shape == site.result.shape and site.val(slot).dtype == site.result.dtype
@@ -307,6 +305,6 @@ class Multiply(Bilinear):
         )
         return torch.mul(v, factor) if same else v * factor
 
-    def _narrow(self, site: Site, value: Any, slot: str) -> Any:
+    def _narrow(self, site: Site, value: Value, slot: str) -> Value:
         value = unbroadcast(value, site.shape(slot), site.result.shape)
         return value if site.val(slot).dtype == site.result.dtype else value.to(site.val(slot).dtype)

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, filled, plus, register, unbroadcast
+from .registry import Operator, Rule, Site, Slots, Value, add_rule, filled, plus, register, unbroadcast
 
 aten = torch.ops.aten
-Expression = Callable[[Site], Any]
+Expression = Callable[[Site], Value]
 
 
 class Unary(Rule):
@@ -32,7 +31,7 @@ class Unary(Rule):
 
     def __init__(
         self,
-        multiply: Callable[[Site, Any], Any],
+        multiply: Callable[[Site, Value], Value],
         ratio: Expression | None = None,
         second: Expression | None = None,
         explicit_zeros: bool = True,
@@ -42,16 +41,16 @@ class Unary(Rule):
         self.smooth = ratio is not None or second is not None
         self.piecewise_linear = explicit_zeros and not self.smooth
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return {"self": self.multiply(site, g)}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return self.multiply(site, t["self"])
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"} if self.smooth else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         product = g * t["self"]
         if self.ratio is not None:
             bent = self.ratio(site) * product
@@ -59,41 +58,41 @@ class Unary(Rule):
         assert self.second is not None
         return {"self": self.second(site) * product}
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if self.ratio is None or "self" not in t or g is None:
             return super().adjoint(site, c, g, t, slots)
         bent = torch.addcmul(c, self.ratio(site) * g, t["self"], value=self.scale)
         return {"self": self.multiply(site, bent)}
 
 
-def _h(site: Site) -> Any:
+def _h(site: Site) -> Value:
     return site.primal("self")
 
 
-def _y(site: Site) -> Any:
+def _y(site: Site) -> Value:
     return site.output()
 
 
-def _leaky(site: Site, v: Any) -> Any:
+def _leaky(site: Site, v: Value) -> Value:
     # From the result where the slope allows it: the input then need not be kept.
     slope = site["negative_slope"]
     keep = _y(site) if slope >= 0 else _h(site)
     return aten.leaky_relu_backward.default(v, keep, slope, slope >= 0)
 
 
-def _elu(site: Site, v: Any) -> Any:
+def _elu(site: Site, v: Value) -> Value:
     from_result = site["alpha"] >= 0 and site["scale"] > 0
     keep = _y(site) if from_result else _h(site)
     return aten.elu_backward.default(v, site["alpha"], site["scale"], site["input_scale"], from_result, keep)
 
 
-def _elu_ratio(site: Site) -> Any:
+def _elu_ratio(site: Site) -> Value:
     from_result = site["alpha"] >= 0 and site["scale"] > 0
     below = (_y(site) if from_result else _h(site)) <= 0
     return below.to(site.val("self").dtype) * site["input_scale"]  # bool times a number would be float32
 
 
-def _gelu_second(site: Site) -> Any:
+def _gelu_second(site: Site) -> Value:
     h = _h(site)
     if site["approximate"] == "none":
         density = torch.exp(h * h * -0.5) * (1 / math.sqrt(2 * math.pi))
@@ -105,26 +104,26 @@ def _gelu_second(site: Site) -> Any:
     return sech2 * (u1 + 0.5 * h * (6 * k * cubic * h - 2 * th * u1 * u1))
 
 
-def _silu_second(site: Site) -> Any:
+def _silu_second(site: Site) -> Value:
     h = _h(site)
     s = torch.sigmoid(h)
     return s * (1 - s) * (2 + h * (1 - 2 * s))
 
 
-def _mish_second(site: Site) -> Any:
+def _mish_second(site: Site) -> Value:
     h = _h(site)
     s, w = torch.sigmoid(h), torch.tanh(torch.nn.functional.softplus(h))
     w1 = (1 - w * w) * s
     return 2 * w1 + h * (w1 * (1 - s) - 2 * w * w1 * s)
 
 
-def _softplus_ratio(site: Site) -> Any:
+def _softplus_ratio(site: Site) -> Value:
     scaled = _h(site) * site["beta"]
     # Above the threshold the library is the identity; a NaN-free zero there.
     return (1 - torch.sigmoid(scaled)) * (scaled <= site["threshold"]) * site["beta"]
 
 
-def _clamp(site: Site, v: Any) -> Any:
+def _clamp(site: Site, v: Value) -> Value:
     h, low, high = _h(site), site.arguments.get("min"), site.arguments.get("max")
     if low is None or high is None:
         inside = h <= high if low is None else h >= low
@@ -133,30 +132,30 @@ def _clamp(site: Site, v: Any) -> Any:
     return torch.where(inside, v, 0)
 
 
-def _hardswish_second(site: Site) -> Any:
+def _hardswish_second(site: Site) -> Value:
     h = _h(site)
     return ((h > -3) & (h < 3)).to(site.val("self").dtype) / 3  # bool divided by a number would be float32
 
 
-def _pow_multiply(site: Site, v: Any) -> Any:
+def _pow_multiply(site: Site, v: Value) -> Value:
     p = site["exponent"]
     if p == 2:
         return v * _h(site) * 2
     return v * (_h(site).pow(p - 1) * p) if p != 0 else v * 0
 
 
-def _pow_second(site: Site) -> Any:
+def _pow_second(site: Site) -> Value:
     p = site["exponent"]
     if p == 2:
         return 2
     return 0 if p in (0, 1) else _h(site).pow(p - 2) * (p * (p - 1))
 
 
-def _sqrt(site: Site, v: Any) -> Any:
+def _sqrt(site: Site, v: Value) -> Value:
     return v / (_y(site) * 2)
 
 
-UNARY: dict[Any, Unary] = {
+UNARY: dict[Operator, Unary] = {
     aten.relu.default: Unary(lambda s, v: aten.threshold_backward.default(v, _y(s), 0)),
     aten.leaky_relu.default: Unary(_leaky),
     aten.threshold.default: Unary(lambda s, v: aten.threshold_backward.default(v, _h(s), s["threshold"])),
@@ -212,15 +211,15 @@ for _op, _row in UNARY.items():
 class Divide(Rule):
     """``a / b`` with broadcasting; linear in ``a`` only."""
 
-    def _narrow(self, site: Site, value: Any, slot: str) -> Any:
+    def _narrow(self, site: Site, value: Value, slot: str) -> Value:
         value = unbroadcast(value, site.shape(slot), site.result.shape)
         return value if site.val(slot).dtype == site.result.dtype else value.to(site.val(slot).dtype)
 
-    def _denominator(self, site: Site) -> Any:
+    def _denominator(self, site: Site) -> Value:
         other = site["other"]
         return site.primal("other") if isinstance(other, torch.Tensor) else other
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         per_unit, out = g / self._denominator(site), {}
         if "self" in slots:
             out["self"] = self._narrow(site, per_unit, "self")
@@ -228,7 +227,7 @@ class Divide(Rule):
             out["other"] = self._narrow(site, per_unit * site.output() * -1, "other")
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         total = t.get("self")
         if "other" in t:
             # not plus(): -y*t_b is needed also if a has no tangent
@@ -244,7 +243,7 @@ class Divide(Rule):
             reached.add("self")
         return frozenset(reached)
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         # s = g (t_a - y t_b) / b;  ds/da = -g t_b / b^2;  ds/db = -g (t_a - 2 y t_b) / b^2
         b, out = site.primal("other"), {}
         over = g / (b * b)
@@ -264,15 +263,15 @@ class PReLU(Rule):
 
     piecewise_linear = True
 
-    def _scale(self, site: Site) -> Any:
+    def _scale(self, site: Site) -> Value:
         return torch.where(site.primal("self") > 0, 1, site.primal("weight"))
 
-    def _weight(self, site: Site, value: Any) -> Any:
+    def _weight(self, site: Site, value: Value) -> Value:
         return unbroadcast(
             torch.where(site.primal("self") > 0, 0, value), site.shape("weight"), site.result.shape
         )
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         out = {}
         if "self" in slots:
             out["self"] = g * self._scale(site)
@@ -280,7 +279,7 @@ class PReLU(Rule):
             out["weight"] = self._weight(site, g * site.primal("self"))
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         total = None
         if "self" in t:
             total = t["self"] * self._scale(site)
@@ -291,7 +290,7 @@ class PReLU(Rule):
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset(slot for slot, other in (("weight", "self"), ("self", "weight")) if other in moving)
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         out = {}
         if "weight" in slots:
             out["weight"] = self._weight(site, g * t["self"])
@@ -303,10 +302,10 @@ class PReLU(Rule):
 class Selection(Rule):
     """Operators that pass one of their arguments: ``where``, ``maximum``, ``minimum``."""
 
-    def __init__(self, share: Callable[[Site, str, Any], Any]) -> None:
+    def __init__(self, share: Callable[[Site, str, Value], Value]) -> None:
         self.share = share  # (site, slot, v) -> the part of v that belongs to slot
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         out = {}
         for slot in sorted(slots):
             value = unbroadcast(self.share(site, slot, g), site.shape(slot), site.result.shape)
@@ -314,20 +313,20 @@ class Selection(Rule):
             out[slot] = value if dtype == site.result.dtype else value.to(dtype)
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         total = None
         for slot, tangent in t.items():
             total = plus(total, filled(site, slot, self.share(site, slot, tangent)))
         return total
 
 
-def _where(site: Site, slot: str, v: Any) -> Any:
+def _where(site: Site, slot: str, v: Value) -> Value:
     condition = site.primal("condition")
     return torch.where(condition, v, 0) if slot == "self" else torch.where(condition, 0, v)
 
 
-def _extremum(sign: int) -> Callable[[Site, str, Any], Any]:
-    def share(site: Site, slot: str, v: Any) -> Any:
+def _extremum(sign: int) -> Callable[[Site, str, Value], Value]:
+    def share(site: Site, slot: str, v: Value) -> Value:
         mine, other = site.primal(slot), site.primal("other" if slot == "self" else "self")
         wins = mine > other if sign > 0 else mine < other
         return torch.where(mine == other, v * 0.5, torch.where(wins, v, 0))  # ties are halved, as in autograd

@@ -11,29 +11,29 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..engine import torch_internals
-from .registry import DeriveError, Rule, Site, Slots, call_operator
+from .registry import Argument, DeriveError, Operator, Rule, Site, Slots, Value, call_operator
 
 T = TypeVar("T")
 
 
-def _detached(value: Any) -> Any:
+def _detached(value: Value) -> Value:
     """The same values as constants: autograd must not differentiate by a parameter among them."""
     if isinstance(value, (list, tuple)):
         return [_detached(member) for member in value]
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _members(value: Any) -> list[Any]:
+def _members(value: Value) -> list[Value]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def _leaves(values: Mapping[str, Any], slots: Sequence[str]) -> tuple[dict[str, Any], list[Tensor]]:
+def _leaves(values: Mapping[str, Argument], slots: Sequence[str]) -> tuple[dict[str, Argument], list[Tensor]]:
     """``values`` without their history, and autograd leaves in ``slots``; also returns the leaves."""
     fresh = {name: _detached(value) for name, value in values.items()}
     leaves = []
@@ -43,7 +43,7 @@ def _leaves(values: Mapping[str, Any], slots: Sequence[str]) -> tuple[dict[str, 
     return fresh, leaves
 
 
-def _moving(result: Any, cotangents: Any) -> tuple[list[Tensor], list[Tensor]]:
+def _moving(result: Value, cotangents: Value) -> tuple[list[Tensor], list[Tensor]]:
     """Outputs that have a cotangent and a graph, with those cotangents."""
     given = zip(_members(result), _members(_detached(cotangents)))
     pairs = [(r, c) for r, c in given if c is not None and r.requires_grad]
@@ -57,7 +57,9 @@ def _gradients(outputs: list[Tensor], inputs: list[Tensor], cotangents: list[Ten
     return torch.autograd.grad(outputs, inputs, cotangents, allow_unused=True, materialize_grads=True)
 
 
-def node_vjp(op: Any, values: Mapping[str, Any], slots: Sequence[str], g: Any) -> tuple[Tensor, ...]:
+def node_vjp(
+    op: Operator, values: Mapping[str, Argument], slots: Sequence[str], g: Value
+) -> tuple[Tensor, ...]:
     """Cotangents of ``slots``."""
     with torch.enable_grad():
         fresh, leaves = _leaves(values, slots)
@@ -66,12 +68,12 @@ def node_vjp(op: Any, values: Mapping[str, Any], slots: Sequence[str], g: Any) -
 
 
 def node_jvp(
-    op: Any,
-    values: Mapping[str, Any],
+    op: Operator,
+    values: Mapping[str, Argument],
     slots: Sequence[str],
     tangents: Sequence[Tensor],
     reached: Sequence[int],
-) -> Any:
+) -> Value:
     """Tangents of the outputs ``reached``: the gradient, with respect to their cotangents, of the vjp.
 
     No others: complex singular vectors have a phase that nothing fixes, and autograd chooses it by which
@@ -97,7 +99,7 @@ def node_jvp(
 
 
 def _pushed(
-    outputs: list[Tensor], leaves: list[Tensor], tangents: list[Tensor], probe: Any
+    outputs: list[Tensor], leaves: list[Tensor], tangents: list[Tensor], probe: Callable[[Tensor], Tensor]
 ) -> Sequence[Tensor]:
     probes = [probe(output.detach()).requires_grad_() for output in outputs]
     pulled = torch.autograd.grad(outputs, leaves, probes, create_graph=True, allow_unused=True)
@@ -106,13 +108,13 @@ def _pushed(
 
 
 def node_adjoint(
-    op: Any,
-    values: Mapping[str, Any],
+    op: Operator,
+    values: Mapping[str, Argument],
     slots: Sequence[str],
     moving: Sequence[str],
-    g: Any,
+    g: Value,
     tangents: Sequence[Tensor],
-    c: Any,
+    c: Value,
 ) -> tuple[Tensor, ...]:
     """``vjp(c) + d/dslot <g, jvp(t)>`` for each of ``slots``, in one double-backward of the node."""
     both = list(dict.fromkeys([*slots, *moving]))
@@ -134,7 +136,7 @@ def node_adjoint(
 
 
 @functools.cache
-def has_derivative(op: Any) -> bool:
+def has_derivative(op: Operator) -> bool:
     """Whether the operator is registered with autograd, if only as not differentiable (``argmax``). If
     not, torch warns in the backward pass, and uses whatever derivative the kernel happens to have."""
     return torch_internals.has_autograd_kernel(op)
@@ -145,9 +147,11 @@ class _Unregistered:
     also asks for a tensor's device through a mode, where it cannot pass an exception on.)"""
 
     def __init__(self) -> None:
-        self.found: list[Any] = []
+        self.found: list[Operator] = []
 
-    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def __call__(
+        self, func: Operator, args: tuple[Argument, ...], kwargs: Mapping[str, Argument]
+    ) -> Argument:
         result = func(*args, **kwargs)
         if any(map(_is_float, _members(result))) and not has_derivative(func):
             self.found.append(func)
@@ -157,17 +161,16 @@ class _Unregistered:
 UNREGISTERED = "has no derivative registered with autograd (see torch.library.register_autograd)"
 
 
-def _numbers(value: Any) -> Any:
+def _numbers(value: Argument) -> Argument:
     """Made-up numbers in place of fake tensors."""
     if isinstance(value, (list, tuple)):
         return [_numbers(member) for member in value]
     if not isinstance(value, Tensor):
         return value
-    options: dict[str, Any] = {"dtype": value.dtype, "device": value.device}
     if not _is_float(value):
-        return torch.zeros(value.shape, **options)
+        return torch.zeros(value.shape, dtype=value.dtype, device=value.device)
     generator = torch.Generator(value.device).manual_seed(0)  # the user's random numbers stay as they are
-    return torch.rand(value.shape, generator=generator, **options) + 0.5
+    return torch.rand(value.shape, generator=generator, dtype=value.dtype, device=value.device) + 0.5
 
 
 class Generic(Rule):
@@ -186,7 +189,7 @@ class Generic(Rule):
         """The outputs that depend on the active slots."""
         known = has_derivative(self.op)
 
-        def work(values: Mapping[str, Any]) -> frozenset[int]:
+        def work(values: Mapping[str, Argument]) -> frozenset[int]:
             with self._probing(self.active, values) as (_, results):
                 moves = [_is_float(r) and (r.requires_grad or not known) for r in results]
             return frozenset(i for i, yes in enumerate(moves) if yes)
@@ -213,8 +216,8 @@ class Generic(Rule):
 
     @contextlib.contextmanager
     def _probing(
-        self, slots: frozenset[str], values: Mapping[str, Any], seen: _Unregistered | None = None
-    ) -> Iterator[tuple[dict[str, Tensor], list[Any]]]:
+        self, slots: frozenset[str], values: Mapping[str, Argument], seen: _Unregistered | None = None
+    ) -> Iterator[tuple[dict[str, Tensor], list[Value]]]:
         """Leaves by slot, and the operator's results on ``values``; ``seen`` is called with what runs."""
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
@@ -227,7 +230,7 @@ class Generic(Rule):
                 stack.enter_context(torch_internals.each_operator(seen))
             yield dict(zip(names, leaves)), _members(call_operator(self.op, fresh))
 
-    def _attempt(self, how: str, work: Callable[[Mapping[str, Any]], frozenset[T]]) -> frozenset[T]:
+    def _attempt(self, how: str, work: Callable[[Mapping[str, Argument]], frozenset[T]]) -> frozenset[T]:
         """``work`` on fake tensors; on numbers where the derivative looks at its data.
 
         Raises:
@@ -246,7 +249,7 @@ class Generic(Rule):
     def _second_order(self, slots: frozenset[str]) -> frozenset[str]:
         """Which of ``slots`` autograd reaches when it differentiates the vjp by the active slots."""
 
-        def work(values: Mapping[str, Any]) -> frozenset[str]:
+        def work(values: Mapping[str, Argument]) -> frozenset[str]:
             seen = _Unregistered()
             fake = values is self.arguments  # with numbers, no mode: some formulas are others in a mode
             with self._probing(slots, values, seen if fake else None) as (leaves, results):
@@ -274,7 +277,7 @@ class Generic(Rule):
         """The outputs whose derivative is asked for: those that reach the score, once sweep 2 is written."""
         return self._reached or self.outputs
 
-    def _outputs(self, results: list[Any]) -> tuple[list[Tensor], list[Tensor]]:
+    def _outputs(self, results: list[Value]) -> tuple[list[Tensor], list[Tensor]]:
         """The results that are differentiated, and a cotangent for each."""
         outputs = [r for i, r in enumerate(results) if i in self.reached and r.requires_grad]
         return outputs, [torch.zeros_like(o).requires_grad_() for o in outputs]
@@ -289,7 +292,7 @@ class Generic(Rule):
             if not has_derivative(self.op):
                 raise DeriveError(f"{self.op} {UNREGISTERED}")
 
-            def work(values: Mapping[str, Any]) -> frozenset[str]:
+            def work(values: Mapping[str, Argument]) -> frozenset[str]:
                 with self._probing(slots, values) as (leaves, results):
                     outputs, cotangents = self._outputs(results)
                     if outputs:
@@ -298,14 +301,14 @@ class Generic(Rule):
 
             self._once |= self._attempt("by " + ", ".join(sorted(slots)), work)
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         self._reached |= {i for i, member in enumerate(_members(g)) if member is not None}
         self._require(slots, twice=False)
         names = sorted(slots)
         found = site.apply(node_vjp, site.op, site.values(), names, g)
         return {name: found[i] for i, name in enumerate(names)}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         names = sorted(t)
         tangents = [t[name] for name in names]
         moved = site.apply(node_jvp, site.op, site.values(), names, tangents, sorted(self.reached))
@@ -316,15 +319,15 @@ class Generic(Rule):
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return self.bends if moving else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self.adjoint(site, None, g, t, slots)
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         self._require(slots, twice=g is not None)
         names, moving = sorted(slots), sorted(t)
         found = site.apply(node_adjoint, site.op, site.values(), names, moving, g, [t[m] for m in moving], c)
         return {name: found[i] for i, name in enumerate(names)}
 
 
-def _is_float(value: Any) -> bool:
+def _is_float(value: object) -> bool:
     return isinstance(value, Tensor) and (value.is_floating_point() or value.is_complex())

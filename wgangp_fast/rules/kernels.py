@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ..ops.activations import ACTIVATIONS, NAMES
 from ..ops.registry import KERNELS
-from .registry import Rule, Site, Slots, add_rule
+from .registry import Argument, Rule, Site, Slots, Value, add_rule
 
 
-def _call(name: str, *args: Any) -> Any:
+def _call(name: str, *args: Value) -> Value:
     return KERNELS[name].call(*args)
 
 
-def _act(site: Site) -> tuple[Any, ...]:
+def _act(site: Site) -> tuple[float, ...]:
     return tuple(site[name] for name in ("act", "p0", "p1", "p2"))
 
 
@@ -26,20 +24,20 @@ class BiasAct(Rule):
     def accepts(self, site: Site) -> bool:
         return site.active <= {"x"}
 
-    def _tail(self, site: Site) -> tuple[Any, ...]:
+    def _tail(self, site: Site) -> tuple[Argument, ...]:
         from_x = ACTIVATIONS[NAMES[site["act"]]].saves == "x"
         bias = site.primal("bias") if from_x and site.has("bias") else None
         ref = site.primal("x") if from_x else site.output()
         return ref, bias, site["dim"], *_act(site)
 
-    def _slots(self, site: Site, value: Any, slots: frozenset[str]) -> Slots:
+    def _slots(self, site: Site, value: Value, slots: frozenset[str]) -> Slots:
         dims = [d for d in range(site.result.dim()) if d != site["dim"]]
         return {slot: value if slot == "x" else (value.sum(dims) if dims else value) for slot in slots}
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return self._slots(site, _call("bias_act_grad", g, *self._tail(site)), slots)
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return _call("bias_act_grad", t["x"], *self._tail(site))
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
@@ -50,15 +48,15 @@ class BiasAct(Rule):
     def explicit_zeros(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving | {"bias"} if self.piecewise_linear and moving else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if not self.smooth or g is None or "x" not in t:
             return self.vjp(site, c, slots)
         return self._bent(site, c, g, t, slots)
 
-    def _bent(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._slots(site, _call("bias_act_adjoint", c, g, t["x"], *self._tail(site)), slots)
 
 
@@ -78,17 +76,17 @@ add_rule(AnyBiasAct(), KERNELS["bias_act"].call)
 class Gate(Rule):
     """``sigmoid(a) * tanh(b)``."""
 
-    def _ab(self, site: Site) -> tuple[Any, Any]:
+    def _ab(self, site: Site) -> tuple[Value, Value]:
         return site.primal("a"), site.primal("b")
 
     def accepts(self, site: Site) -> bool:
         return site.active <= {"a", "b"}
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         found = _call("gate_vjp", g, *self._ab(site))
         return {slot: found["ab".index(slot)] for slot in slots}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         if "a" in t and "b" in t:
             return _call("gate_jvp", t["a"], t["b"], *self._ab(site))
         (slot,) = t
@@ -97,15 +95,15 @@ class Gate(Rule):
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset({"a", "b"}) if moving else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if g is None or not t:
             return self.vjp(site, c, slots)
         return self._bent(site, c, g, t, slots)
 
-    def _bent(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         tangents = [t[slot] if slot in t else site.primal(slot).new_zeros(site.shape(slot)) for slot in "ab"]
         found = _call("gate_adjoint", c, g, *tangents, *self._ab(site))
         return {slot: found["ab".index(slot)] for slot in slots}
@@ -120,22 +118,22 @@ class NormAct(Rule):
     def accepts(self, site: Site) -> bool:
         return site.active <= {"x"}
 
-    def _tail(self, site: Site) -> tuple[Any, ...]:
+    def _tail(self, site: Site) -> tuple[Argument, ...]:
         affine = [site.primal(slot) if site.has(slot) else None for slot in ("weight", "bias")]
         return (
             *(site.primal("x"), site.output(1), site.output(2), *affine, site["groups"], site["dims"]),
             *_act(site),
         )
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         affine = not slots <= {"x"}
         return self._slots(_call("norm_act_vjp", g[0], *self._tail(site), affine), slots)
 
     @staticmethod
-    def _slots(found: Any, slots: frozenset[str]) -> Slots:
+    def _slots(found: Value, slots: frozenset[str]) -> Slots:
         return {slot: found[i] for i, slot in enumerate(("x", "weight", "bias")) if slot in slots}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return _call("norm_act_jvp", t["x"], *self._tail(site)), None, None
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
@@ -150,15 +148,15 @@ class NormAct(Rule):
         bends = ACTIVATIONS[NAMES[site["act"]]].d2f is not None or NAMES[site["act"]] == "identity"
         return frozenset() if bends or not moving else frozenset({"x", "weight", "bias"})
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._bent(site, None, g, t, slots)
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if g is None or "x" not in t:
             return self.vjp(site, c, slots)
         return self._bent(site, c[0], g, t, slots)
 
-    def _bent(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         affine = not slots <= {"x"}
         return self._slots(_call("norm_act_adjoint", c, g[0], t["x"], *self._tail(site), affine), slots)
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from .registry import Rule, Site, Slots, add_rule, cast, filled, plus, unbroadcast
+from .registry import Operator, Rule, Site, Slots, Value, add_rule, cast, filled, plus, unbroadcast
 
 aten = torch.ops.aten
 
@@ -30,8 +29,8 @@ class LinearMap(Rule):
 
     def __init__(
         self,
-        transpose: Callable[[Site, Any], Any],
-        forward: Callable[[Site, Any], Any] | None = None,
+        transpose: Callable[[Site, Value], Value],
+        forward: Callable[[Site, Value], Value] | None = None,
         slot: str = "self",
         inline: bool = False,
         piecewise_linear: bool = False,
@@ -40,49 +39,49 @@ class LinearMap(Rule):
         self.transpose, self.forward, self.slot = transpose, forward, slot
         self.inline, self.piecewise_linear, self.complex_too = inline, piecewise_linear, complex_too
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return {self.slot: self.transpose(site, g)} if self.slot in slots else {}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         tangent = t[self.slot]
         return self.forward(site, tangent) if self.forward else site.call(**{self.slot: tangent})
 
 
-def _reshape_back(site: Site, g: Any) -> Any:
+def _reshape_back(site: Site, g: Value) -> Value:
     return g.reshape(site.shape("self"))
 
 
-def _reshape(site: Site, t: Any) -> Any:
+def _reshape(site: Site, t: Value) -> Value:
     return t.reshape(list(site.result.shape))
 
 
-def _same(site: Site, value: Any) -> Any:
+def _same(site: Site, value: Value) -> Value:
     return value
 
 
-def _permute_back(site: Site, g: Any) -> Any:
+def _permute_back(site: Site, g: Value) -> Value:
     dims = [d % g_dim for d, g_dim in zip(site["dims"], itertools.repeat(site.result.dim()))]
     return torch.permute(g, [dims.index(i) for i in range(len(dims))])
 
 
-def _expand_back(site: Site, g: Any) -> Any:
+def _expand_back(site: Site, g: Value) -> Value:
     return unbroadcast(g, site.shape("self"), site.result.shape)
 
 
-def _cast_back(site: Site, g: Any) -> Any:
+def _cast_back(site: Site, g: Value) -> Value:
     source = site.val("self")
     return cast(g, site.result.dtype, source.dtype).to(source.device)
 
 
-def _cast(site: Site, t: Any) -> Any:
+def _cast(site: Site, t: Value) -> Value:
     return t.to(device=site.result.device, dtype=site.result.dtype)
 
 
-def _zeros(site: Site, g: Any, slot: str = "self") -> Any:
+def _zeros(site: Site, g: Value, slot: str = "self") -> Value:
     return g.new_zeros(site.shape(slot))
 
 
-def _index_back(site: Site, g: Any) -> Any:
+def _index_back(site: Site, g: Value) -> Value:
     indices = [
         site.primal(f"indices.{i}") if isinstance(index, torch.Tensor) else None
         for i, index in enumerate(site["indices"])
@@ -90,7 +89,7 @@ def _index_back(site: Site, g: Any) -> Any:
     return aten.index_put.default(_zeros(site, g), indices, g, True)
 
 
-def _flip_cumsum(site: Site, g: Any) -> Any:
+def _flip_cumsum(site: Site, g: Value) -> Value:
     summed = g.flip(site["dim"]).cumsum(site["dim"]).flip(site["dim"])
     source = site.val("self").dtype
     return summed if source == site.result.dtype else summed.to(source)
@@ -104,7 +103,7 @@ def reduced_dims(site: Site) -> list[int]:
     return sorted(d % rank for d in ([dims] if isinstance(dims, int) else dims)) if rank else []
 
 
-def spread(site: Site, value: Any) -> Any:
+def spread(site: Site, value: Value) -> Value:
     """A view of a reduced value that broadcasts over the dimensions that were reduced."""
     if site.arguments.get("keepdim"):
         return value
@@ -114,51 +113,51 @@ def spread(site: Site, value: Any) -> Any:
     return value.reshape(shape)
 
 
-def _sum_back(site: Site, g: Any) -> Any:
+def _sum_back(site: Site, g: Value) -> Value:
     source = site.val("self")
     g = spread(site, g).expand(site.shape("self"))
     return g if source.dtype == site.result.dtype else g.to(source.dtype)
 
 
-def _mean_back(site: Site, g: Any) -> Any:
+def _mean_back(site: Site, g: Value) -> Value:
     count = site.val("self").numel() // max(site.result.numel(), 1)
     return _sum_back(site, g / max(count, 1))
 
 
-def _repeat_back(site: Site, g: Any) -> Any:
+def _repeat_back(site: Site, g: Value) -> Value:
     shape, repeats = site.shape("self"), list(site["repeats"])
     padded = [1] * (len(repeats) - len(shape)) + shape
     split = [size for pair in zip(repeats, padded) for size in pair]
     return g.reshape(split).sum(list(range(0, len(split), 2))).reshape(shape)
 
 
-def _reflect_back(name: str) -> Callable[[Site, Any], Any]:
+def _reflect_back(name: str) -> Callable[[Site, Value], Value]:
     backward = getattr(aten, f"{name}_backward").default
     return lambda site, g: backward(g, g.new_empty(1).expand(site.shape("self")), site["padding"])
 
 
-def _average_back(name: str) -> Callable[[Site, Any], Any]:
+def _average_back(name: str) -> Callable[[Site, Value], Value]:
     backward = getattr(aten, f"{name}_backward").default
     names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
     return lambda site, g: backward(g, site.primal("self"), *(site[n] for n in names))
 
 
-def _adaptive_back(name: str) -> Callable[[Site, Any], Any]:
+def _adaptive_back(name: str) -> Callable[[Site, Value], Value]:
     backward = getattr(aten, f"{name}_backward").default
     return lambda site, g: backward(g, site.primal("self"))
 
 
-def _upsample_back(name: str) -> Callable[[Site, Any], Any]:
+def _upsample_back(name: str) -> Callable[[Site, Value], Value]:
     backward = getattr(aten, f"{name}_backward").default
 
-    def transpose(site: Site, g: Any) -> Any:
+    def transpose(site: Site, g: Value) -> Value:
         extra = [v for k, v in site.arguments.items() if k not in ("self", "output_size")]
         return backward(g, site["output_size"], site.shape("self"), *extra)
 
     return transpose
 
 
-def _pool_indices(site: Site, t: Any) -> Any:
+def _pool_indices(site: Site, t: Value) -> Value:
     """Max-pooling's jvp: the tangent at the chosen places."""
     spatial = 2 if "max_pool2d" in str(site.op) else 3
     indices = site.output(1).flatten(-spatial)
@@ -166,7 +165,7 @@ def _pool_indices(site: Site, t: Any) -> Any:
     return picked.reshape(list(site.result[0].shape))
 
 
-def _pool_scatter(site: Site, g: Any) -> Any:
+def _pool_scatter(site: Site, g: Value) -> Value:
     spatial = 2 if "max_pool2d" in str(site.op) else 3
     shape = site.shape("self")
     flat = [*shape[:-spatial], -1]
@@ -181,14 +180,14 @@ def _pool_scatter(site: Site, g: Any) -> Any:
 class _FirstOutput(LinearMap):
     """Linear in a tuple whose other members do not move (indices, masks)."""
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return super().vjp(site, g[0], slots) if g[0] is not None else {}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return (super().jvp(site, t),) + (None,) * (len(site.result) - 1)
 
 
-def _dropout_scale(site: Site, v: Any) -> Any:
+def _dropout_scale(site: Site, v: Value) -> Value:
     p = site["p"]
     if site["train"] is False:
         return v
@@ -197,12 +196,12 @@ def _dropout_scale(site: Site, v: Any) -> Any:
 
 
 def _view(
-    transpose: Callable[[Site, Any], Any], forward: Callable[[Site, Any], Any] | None = None
+    transpose: Callable[[Site, Value], Value], forward: Callable[[Site, Value], Value] | None = None
 ) -> LinearMap:
     return LinearMap(transpose, forward, inline=True, complex_too=True)
 
 
-TABLE: dict[Any, LinearMap] = {
+TABLE: dict[Operator, LinearMap] = {
     aten.view.default: _view(_reshape_back, _reshape),
     aten._unsafe_view.default: _view(_reshape_back, _reshape),
     aten.reshape.default: _view(_reshape_back, _reshape),
@@ -307,7 +306,7 @@ class _Sum(Rule):
     def _scale(self, site: Site, slot: str) -> float:
         return 1 if slot == "self" else self.sign * site["alpha"]
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         out = {}
         for slot in sorted(slots):
             scale = self._scale(site, slot)
@@ -317,8 +316,8 @@ class _Sum(Rule):
             out[slot] = value
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
-        total: Any = None
+    def jvp(self, site: Site, t: Slots) -> Value:
+        total: Value = None
         for slot, tangent in t.items():
             scale = self._scale(site, slot)
             total = plus(total, filled(site, slot, tangent if scale == 1 else tangent * scale))
@@ -333,7 +332,7 @@ class _ReverseSubtraction(LinearMap):
     """``other - alpha*self`` with a number for ``other``."""
 
     def __init__(self) -> None:
-        def negate(site: Site, v: Any) -> Any:
+        def negate(site: Site, v: Value) -> Value:
             return v * -site["alpha"]
 
         super().__init__(negate, negate)
@@ -350,7 +349,7 @@ class _Join(Rule):
     def __init__(self, stack: bool) -> None:
         self.stack = stack
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         dim, rank, start, out = site["dim"], site.result.dim(), 0, {}
         for slot in site.slots():
             shape, dtype = site.shape(slot), site.val(slot).dtype
@@ -362,7 +361,7 @@ class _Join(Rule):
             start += 1 if self.stack else shape[dim]
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         some, parts, dtype = next(iter(t.values())), [], site.result.dtype
         for slot in site.slots():
             part = t[slot] if slot in t else some.new_zeros(site.shape(slot), dtype=dtype)
@@ -381,7 +380,7 @@ class _Split(Rule):
     every_output = True
     complex_too = True
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         some = next(member for member in g if member is not None)
         dim = site["dim"]
         parts = [
@@ -391,7 +390,7 @@ class _Split(Rule):
         joined = torch.stack(parts, dim) if "unbind" in str(site.op) else torch.cat(parts, dim)
         return {"self": joined}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         split = site.call(self=t["self"])
         return tuple(split[i] for i in range(len(site.result)))
 

@@ -13,13 +13,12 @@ and ``J g`` and ``J t`` are the results of sweeps 2 and 3. The affine part ``y =
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 
 from ..engine import torch_internals
 from .linear_map import reduced_dims, spread
-from .registry import Rule, Site, Slots, add_rule, register
+from .registry import Rule, Site, Slots, Value, add_rule, register
 
 aten = torch.ops.aten
 
@@ -32,17 +31,17 @@ class Normalisation(Rule):
         shapes in which row statistics and weights broadcast against that view."""
         raise NotImplementedError
 
-    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+    def backward(self, site: Site, v: Value, weight: Value, mask: list[bool]) -> tuple[Value, Value, Value]:
         """The library's backward kernel: ``(J (v*weight), sum v*xh, sum v)`` where the mask asks."""
         raise NotImplementedError
 
-    def _weight(self, site: Site) -> Any:
+    def _weight(self, site: Site) -> Value:
         return site.primal("weight") if site.has("weight") else None
 
     def accepts(self, site: Site) -> bool:
         return site.active <= {"input", "self"}
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         names = ("input", "weight", "bias")
         mask = [name in slots for name in names]
         found = self.backward(site, g[0], self._weight(site), mask)
@@ -50,7 +49,7 @@ class Normalisation(Rule):
             site.remember("J g", found[0])
         return {name: found[i] for i, name in enumerate(names) if mask[i]}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         centred = self._moved(site, t["input"])
         if site.has("weight"):
             shape, _, _, affine = self.geometry(site)
@@ -60,11 +59,11 @@ class Normalisation(Rule):
         return (centred,) + (None,) * (len(site.result) - 1)
 
     @staticmethod
-    def mean_product(u: Any, v: Any, dims: list[int]) -> Any:
+    def mean_product(u: Value, v: Value, dims: list[int]) -> Value:
         """Mean of ``u*v`` over ``dims``, the dimensions kept."""
         return (u * v).mean(dims, keepdim=True)
 
-    def _moved(self, site: Site, t: Any) -> Any:
+    def _moved(self, site: Site, t: Value) -> Value:
         """``J t``."""
         return self.backward(site, t, None, [True, False, False])[0]
 
@@ -73,7 +72,7 @@ class Normalisation(Rule):
             return frozenset()
         return frozenset({"input"} | ({"weight"} if site.has("weight") else set()))
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         shape, dims, stats, affine = self.geometry(site)
         h, cotangent, tangent = (
             site.primal("input").reshape(shape),
@@ -81,7 +80,7 @@ class Normalisation(Rule):
             t["input"].reshape(shape),
         )
         jt = self._moved(site, t["input"]).reshape(shape)
-        out: dict[str, Any] = {}
+        out: dict[str, Value] = {}
         if "weight" in slots:
             kept = [d for d in range(len(shape)) if affine[d] == 1 and shape[d] != 1]
             out["weight"] = (
@@ -118,7 +117,7 @@ class LayerNorm(Normalisation):
         rows = site.val("input").numel() // max(k, 1)
         return [rows, k], [1], [rows, 1], [1, k]
 
-    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+    def backward(self, site: Site, v: Value, weight: Value, mask: list[bool]) -> tuple[Value, Value, Value]:
         # The kernel refuses to fill a bias gradient without a bias; it never reads the bias's values, so
         # the weight, which is at hand, stands in for it where there is one.
         bias = None
@@ -142,7 +141,7 @@ class GroupNorm(Normalisation):
         n, c, length, groups = site["N"], site["C"], site["HxW"], site["group"]
         return [n, groups, c // groups, length], [2, 3], [n, groups, 1, 1], [1, groups, c // groups, 1]
 
-    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+    def backward(self, site: Site, v: Value, weight: Value, mask: list[bool]) -> tuple[Value, Value, Value]:
         # The kernel reads both with the strides of one of them: on a CPU channels_last, if the input is.
         h = site.val("input")
         on_cpu = h.device.type == "cpu"
@@ -169,7 +168,7 @@ class BatchNorm(Normalisation):
     def trains(self, site: Site) -> bool:
         return bool(site.arguments.get("training", False))
 
-    def backward(self, site: Site, v: Any, weight: Any, mask: list[bool]) -> tuple[Any, Any, Any]:
+    def backward(self, site: Site, v: Value, weight: Value, mask: list[bool]) -> tuple[Value, Value, Value]:
         return aten.native_batch_norm_backward.default(
             v,
             site.primal("input"),
@@ -187,15 +186,15 @@ class BatchNorm(Normalisation):
 class FixedNorm(Normalisation):
     """Batch norm in ``eval()``: constant statistics, hence linear in h and bilinear with the weight."""
 
-    def _r(self, site: Site) -> Any:
+    def _r(self, site: Site) -> Value:
         return torch.rsqrt(site.primal("running_var") + site["eps"]).reshape(_channel(site))
 
-    def _scale(self, site: Site) -> Any:
+    def _scale(self, site: Site) -> Value:
         r = self._r(site)
         return r * site.primal("weight").reshape(_channel(site)) if site.has("weight") else r
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
-        out: dict[str, Any] = {}
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
+        out: dict[str, Value] = {}
         if "input" in slots:
             out["input"] = g[0] * self._scale(site)
         dims = _others(site)
@@ -206,13 +205,13 @@ class FixedNorm(Normalisation):
             out["bias"] = g[0].sum(dims)
         return out
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return (t["input"] * self._scale(site),) + (None,) * (len(site.result) - 1)
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return frozenset({"weight"}) if "input" in moving and site.has("weight") else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return {"weight": (g[0] * t["input"] * self._r(site)).sum(_others(site))}
 
 
@@ -238,16 +237,16 @@ class _EitherBatchNorm(Rule):
     def accepts(self, site: Site) -> bool:
         return site.active <= {"input"}
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return self._of(site).vjp(site, g, slots)
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         return self._of(site).jvp(site, t)
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return self._of(site).second_order_slots(site, moving)
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._of(site).second_order(site, g, t, slots)
 
 
@@ -270,31 +269,31 @@ class Variance(Rule):
         correction = 1 if site["correction"] is None else site["correction"]
         return max(count - correction, 0)
 
-    def _centred(self, site: Site, v: Any) -> Any:
+    def _centred(self, site: Site, v: Value) -> Value:
         return v - v.mean(reduced_dims(site), keepdim=True)
 
-    def _factor(self, site: Site) -> Any:
+    def _factor(self, site: Site) -> Value:
         """var: 2/dof. std: 1/(dof*y), zero where y is zero, as in autograd."""
         if not self.root:
             return 2 / self._dof(site) if self._dof(site) else math.inf  # as autograd has it for one element
         y = spread(site, site.output())
         return torch.where(y == 0, 0, 1 / (y * self._dof(site)))
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return {"self": self._centred(site, site.primal("self")) * (spread(site, g) * self._factor(site))}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         moved = self._rate(site, t["self"])
         return moved.reshape(list(site.result.shape))
 
-    def _rate(self, site: Site, tangent: Any) -> Any:
+    def _rate(self, site: Site, tangent: Value) -> Value:
         centred = self._centred(site, site.primal("self"))
         return (centred * tangent).sum(reduced_dims(site), keepdim=True) * self._factor(site)
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         bent = self._centred(site, t["self"])
         if self.root:
             y = spread(site, site.output())
@@ -314,22 +313,22 @@ class VectorNorm(Rule):
     def accepts(self, site: Site) -> bool:
         return site["ord"] == 2 and site["dtype"] is None
 
-    def _unit(self, site: Site) -> tuple[Any, Any]:
+    def _unit(self, site: Site) -> tuple[Value, Value]:
         n = spread(site, site.output())
         inverse = torch.where(n == 0, 0, 1 / n)  # the subgradient zero, as in autograd
         return site.primal("self") * inverse, inverse
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return {"self": self._unit(site)[0] * spread(site, g)}
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         rate = (self._unit(site)[0] * t["self"]).sum(reduced_dims(site), keepdim=True)
         return rate.reshape(list(site.result.shape))
 
     def second_order_slots(self, site: Site, moving: frozenset[str]) -> frozenset[str]:
         return moving & {"self"}
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         unit, inverse = self._unit(site)
         rate = (unit * t["self"]).sum(reduced_dims(site), keepdim=True)
         return {"self": (t["self"] - unit * rate) * (spread(site, g) * inverse)}

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.utils.flop_counter import register_flop_formula
 
 from ..ops.registry import KERNELS
+from .nodes import Value, args_of, info_of
 
 aten = torch.ops.aten
 
@@ -56,12 +57,12 @@ def takes(like: Tensor, inner: int, columns: int) -> bool:
     return _takes(like.numel() // max(columns, 1), inner, columns, like)
 
 
-def onednn(a: Any, b: Any) -> Any:
+def onednn(a: Value, b: Value) -> Value:
     """``a @ b.T`` by oneDNN: ``[..., k]`` and ``[n, k]`` (any strides) to ``[..., n]``."""
     return _pointwise(a, b, None, "none", [])
 
 
-def _pointwise(a: Any, b: Any, bias: Any, post: str, numbers: list[float]) -> Any:
+def _pointwise(a: Value, b: Value, bias: Value, post: str, numbers: list[float]) -> Value:
     return torch.ops.mkldnn._linear_pointwise.default(a, b, bias, post, numbers, "")
 
 
@@ -71,7 +72,7 @@ def prepare(graph: fx.Graph, own_kernels: bool) -> None:
     Linear nodes run on oneDNN, with the (leaky) ReLU behind them in the same call; with ``own_kernels``,
     convolutions run on the package's own kernels where these are faster (:func:`own_products`), and small
     batches with many weights as one matrix product of unfolded rows.
-    ``node.meta["run"]`` makes sweep 1's call from the arguments. The value of a linear node then includes its
+    Its ``run`` makes sweep 1's call from the arguments. The value of a linear node then includes its
     activation: no other node may read it, and the activation's node returns its argument.
     """
     for node in graph.nodes:
@@ -84,14 +85,14 @@ def prepare(graph: fx.Graph, own_kernels: bool) -> None:
 
 
 def _prepare_linear(node: fx.Node) -> None:
-    arguments: Any = node.args
+    arguments = args_of(node)
     columns, inner = arguments[1].meta["val"].shape
     if not takes(node.meta["val"], inner, columns):
         return
     post, numbers = "none", []
     follower = next(iter(node.users)) if len(node.users) == 1 else None
-    if follower is not None and follower.op == "call_function" and not follower.meta.get("no_grad"):
-        after: Any = follower.args
+    if follower is not None and follower.op == "call_function" and not info_of(follower).no_grad:
+        after = args_of(follower)
         if follower.target is aten.relu.default:
             post = "relu"
         elif follower.target is aten.leaky_relu.default:
@@ -99,22 +100,25 @@ def _prepare_linear(node: fx.Node) -> None:
             if isinstance(slope, (int, float)) and slope >= 0:
                 post, numbers = "leaky_relu", [float(slope)]
         if post != "none":
-            follower.meta |= {"run": lambda value, *_: value, "library": "in the product before it"}
-    node.meta |= {
-        "run": functools.partial(_run, post, numbers),
-        "library": "oneDNN" if post == "none" else f"oneDNN, {post} in it",
-    }
+            follower.meta["info"] = replace(
+                info_of(follower), run=lambda value, *_: value, library="in the product before it"
+            )
+    library = "oneDNN" if post == "none" else f"oneDNN, {post} in it"
+    run = functools.partial(_run, post, numbers)
+    node.meta["info"] = replace(info_of(node), run=run, library=library)
 
 
 def _prepare_convolution(node: fx.Node) -> None:
-    own = own_products(node)
+    own, info = own_products(node), info_of(node)
     if own:
-        pooled = ", mean pooling in it" if "pooled" in node.meta else ""
-        node.meta |= {"own": own, "library": f"own kernel: {', '.join(sorted(own))}{pooled}"}
+        pooled = ", mean pooling in it" if info.pooled else ""
+        library = f"own kernel: {', '.join(sorted(own))}{pooled}"
+        info = replace(info, own_products=own, library=library)
     if "forward" in own:
-        node.meta["run"] = _run_own(node)
+        info = replace(info, run=_run_own(node))
     elif _few_outputs(node):
-        node.meta |= {"rows": True, "run": _run_rows(node), "library": "oneDNN, of unfolded rows"}
+        info = replace(info, unfolded=True, run=_run_rows(node), library="oneDNN, of unfolded rows")
+    node.meta["info"] = info
 
 
 def own_products(node: fx.Node) -> frozenset[str]:
@@ -125,7 +129,7 @@ def own_products(node: fx.Node) -> frozenset[str]:
     (``benchmarks/products.py``). Where tiles would stay half empty, or where a value is used too seldom to
     be worth packing (a 1 x 1 kernel, few channels), the library remains.
     """
-    arguments: Any = node.args
+    arguments = args_of(node)
     x, weight = (value.meta["val"] for value in arguments[:2])
     y, transposed, groups = node.meta["val"], arguments[6], arguments[8]
     fits = x.dim() == 4 and not transposed and groups == 1 and x.device.type == "cpu"
@@ -164,13 +168,13 @@ def tiles_are_fast() -> bool:
     return True
 
 
-def steps(stride: Any, padding: Any, dilation: Any) -> tuple[int, ...]:
+def steps(stride: list[int], padding: list[int], dilation: list[int]) -> tuple[int, ...]:
     """Stride, padding and dilation of a convolution over images, two numbers each."""
     return tuple(number for pair in (stride, padding, dilation) for number in (list(pair) * 2)[:2])
 
 
-def _run_own(node: fx.Node) -> Any:
-    arguments: Any = node.args
+def _run_own(node: fx.Node) -> Callable[..., Value]:
+    arguments = args_of(node)
     numbers = steps(*arguments[3:6])
     return lambda x, weight, bias, *_: KERNELS["convolve"].call(x, weight, bias, *numbers)
 
@@ -181,7 +185,7 @@ def _few_outputs(node: fx.Node) -> bool:
     At batch 16, 256 to 512 channels at 8 x 8 (3.3 million weights, 0.4 million activations), the library
     takes 7.7 ms and the product of unfolded rows 4.9 (``benchmarks/products.py``).
     """
-    arguments: Any = node.args
+    arguments = args_of(node)
     x, weight = (value.meta["val"] for value in arguments[:2])
     transposed, groups = arguments[6], arguments[8]
     y = node.meta["val"]
@@ -195,12 +199,12 @@ def _few_outputs(node: fx.Node) -> bool:
     )
 
 
-def window(stride: Any, padding: Any, dilation: Any, weight: Tensor) -> tuple[int, ...]:
+def window(stride: list[int], padding: list[int], dilation: list[int], weight: Tensor) -> tuple[int, ...]:
     """The window's numbers as ``unfold_rows`` takes them."""
     return (*weight.shape[2:], *steps(stride, padding, dilation))
 
 
-def convolved(x: Any, weight: Any, bias: Any, numbers: tuple[int, ...], shape: list[int]) -> Any:
+def convolved(x: Value, weight: Value, bias: Value, numbers: tuple[int, ...], shape: list[int]) -> Value:
     """A convolution as a product of unfolded rows; ``shape`` is the result's."""
     n, columns = shape[:2]
     rows = KERNELS["unfold_rows"].call(x, *numbers)
@@ -208,32 +212,34 @@ def convolved(x: Any, weight: Any, bias: Any, numbers: tuple[int, ...], shape: l
     return y.reshape([n, -1, columns]).transpose(1, 2).reshape(shape)
 
 
-def convolved_back(g: Any, weight: Any, numbers: tuple[int, ...], shape: list[int], columns: int) -> Any:
+def convolved_back(
+    g: Value, weight: Value, numbers: tuple[int, ...], shape: list[int], columns: int
+) -> Value:
     """The gradient of :func:`convolved` for ``x`` of this ``shape``; ``g [N, columns, OH, OW]``."""
     n = shape[0]
     rows = g.reshape([n, columns, -1]).transpose(1, 2).reshape([-1, columns])
     return KERNELS["fold_rows"].call(onednn(rows, weight.reshape([columns, -1]).t()), *shape, *numbers)
 
 
-def _run_rows(node: fx.Node) -> Any:
-    arguments: Any = node.args
+def _run_rows(node: fx.Node) -> Callable[..., Value]:
+    arguments = args_of(node)
     numbers = window(arguments[3], arguments[4], arguments[5], arguments[1].meta["val"])
     shape = list(node.meta["val"].shape)
     return lambda x, weight, bias, *_: convolved(x, weight, bias, numbers, shape)
 
 
-def _run(post: str, numbers: list[float], a: Any, weight: Any, bias: Any = None) -> Any:
+def _run(post: str, numbers: list[float], a: Value, weight: Value, bias: Value = None) -> Value:
     return _pointwise(a, weight, bias, post, numbers)
 
 
-def _flops(a: Any, weight: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
+def _flops(a: Sequence[int], weight: Sequence[int], *_: object, **__: object) -> int:
     rows = 1
     for size in a[:-1]:
         rows *= size
     return 2 * rows * weight[0] * weight[1]
 
 
-def _convolution_flops(places: Any, weight: Any) -> int:
+def _convolution_flops(places: Sequence[int], weight: Sequence[int]) -> int:
     """Two for each multiply-add, with the padding, as torch counts; shapes of outputs and weight."""
     return 2 * math.prod(places) * math.prod(weight[1:])
 

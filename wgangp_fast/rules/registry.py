@@ -10,14 +10,17 @@ so a rule must not look at a tensor's data; shapes come from the fake tensors of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..engine.torch_internals import schema_of
+from .nodes import Argument as Argument
+from .nodes import NodeInfo
+from .nodes import Operator as Operator
+from .nodes import Value as Value
 
-Slots = Mapping[str, Any]  # slot -> value; a slot that is absent is zero, and nothing is computed for it
+Slots = Mapping[str, Value]  # slot -> value; a slot that is absent is zero, and nothing is computed for it
 
 
 #: the classes of ``torch.ops.aten.add.Tensor`` and of ``torch.ops.aten.add``
@@ -42,26 +45,26 @@ class Site:
 
     def __init__(
         self,
-        op: Any,
-        arguments: dict[str, Any],
-        read: Callable[[str, Any], Any],
+        op: Operator,
+        arguments: dict[str, Argument],
+        read: Callable[[str, str | int | None], Value],
         active: frozenset[str],
-        result: Any,
+        result: Argument,
     ) -> None:
         self.op, self.arguments, self._read, self.active, self.result = op, arguments, read, active, result
 
-    #: what the engine noted at the node; empty outside plans
-    notes: Mapping[str, Any] = {}
+    #: what the engine knows of the node; outside plans nothing
+    info = NodeInfo()
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> Argument:
         """A constant argument (a number, a list of sizes, ...) by its schema name."""
         return self.arguments[name]
 
-    def primal(self, slot: str) -> Any:
+    def primal(self, slot: str) -> Value:
         """The primal value of an input slot."""
         return self._read("in", slot)
 
-    def output(self, index: int | None = None) -> Any:
+    def output(self, index: int | None = None) -> Value:
         """The primal output, or one member of a tuple of outputs."""
         return self._read("out", index)
 
@@ -87,20 +90,20 @@ class Site:
         """Every tensor slot, in schema order."""
         return list(tensor_slots(self.arguments))
 
-    def apply(self, function: Callable[..., Any], op: Any, *args: Any) -> Any:
+    def apply(self, function: Callable[..., Value], op: Operator, *args: Value) -> Value:
         """``function(op, *args)`` as one node of the plan (or at once, on real tensors)."""
         return function(op, *args)
 
-    def remember(self, name: str, value: Any) -> None:
+    def remember(self, name: str, value: Value) -> None:
         """Keep a value of sweep 2 for a later sweep; only plans have a memory."""
 
-    def recall(self, name: str) -> Any:
+    def recall(self, name: str) -> Value:
         """What :meth:`remember` kept, or None."""
         return None
 
-    def values(self, /, **changes: Any) -> dict[str, Any]:
+    def values(self, /, **changes: Value) -> dict[str, Value]:
         """Every argument by schema name: tensors read as primals, those in ``changes`` replaced."""
-        values: dict[str, Any] = {}
+        values: dict[str, Value] = {}
         for name, value in self.arguments.items():
             if name in changes:
                 values[name] = changes[name]
@@ -114,12 +117,12 @@ class Site:
                 values[name] = value
         return values
 
-    def call(self, /, **changes: Any) -> Any:
+    def call(self, /, **changes: Value) -> Value:
         """Apply the operator again, some arguments replaced, tensors not named read as primals."""
         return call_operator(self.op, self.values(**changes))
 
 
-def tensor_slots(arguments: Mapping[str, Any]) -> Iterable[str]:
+def tensor_slots(arguments: Mapping[str, Argument]) -> Iterable[str]:
     """The slots of a node's arguments: tensors and members of tensor lists."""
     for name, value in arguments.items():
         if isinstance(value, Tensor):
@@ -130,9 +133,9 @@ def tensor_slots(arguments: Mapping[str, Any]) -> Iterable[str]:
                     yield f"{name}.{i}"
 
 
-def bind(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+def bind(op: Operator, args: tuple[Argument, ...], kwargs: Mapping[str, Argument]) -> dict[str, Argument]:
     """Arguments by schema name, defaults filled in."""
-    bound: dict[str, Any] = {}
+    bound: dict[str, Argument] = {}
     for i, argument in enumerate(schema_of(op).arguments):
         if argument.name in kwargs:
             bound[argument.name] = kwargs[argument.name]
@@ -143,7 +146,7 @@ def bind(op: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str,
     return bound
 
 
-def call_operator(op: Any, values: Mapping[str, Any]) -> Any:
+def call_operator(op: Operator, values: Mapping[str, Value]) -> Value:
     """Call ``op`` with arguments by schema name (trailing defaults dropped, so that plans read well)."""
     schema = schema_of(op).arguments
     positional = [values[a.name] for a in schema if not a.kwarg_only]
@@ -157,7 +160,7 @@ def call_operator(op: Any, values: Mapping[str, Any]) -> Any:
     return op(*positional, **keywords)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     return a is b or (isinstance(a, (bool, int, float, str)) and type(a) is type(b) and a == b)
 
 
@@ -189,11 +192,11 @@ class Rule:
         """False where the rule does not cover these arguments; the generic rule then takes the node."""
         return True
 
-    def vjp(self, site: Site, g: Any, slots: frozenset[str]) -> Slots:
+    def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         """``(df/dslot)^T g`` for each of ``slots``."""
         raise NotImplementedError
 
-    def jvp(self, site: Site, t: Slots) -> Any:
+    def jvp(self, site: Site, t: Slots) -> Value:
         """``sum over slots of (df/dslot) t_slot``."""
         raise NotImplementedError
 
@@ -205,7 +208,7 @@ class Rule:
         """Slots that autograd's second order of this operator reaches with nothing but zeros."""
         return moving if self.piecewise_linear else frozenset()
 
-    def second_order(self, site: Site, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         """``d/dslot <g, jvp(t)>`` for each of ``slots`` (a subset of :meth:`second_order_slots`)."""
         return {}
 
@@ -214,7 +217,7 @@ class Rule:
         once, than in sweep 4 together with the adjoint."""
         return False
 
-    def adjoint(self, site: Site, c: Any, g: Any, t: Slots, slots: frozenset[str]) -> Slots:
+    def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         """Sweep 4 at a node with a nonzero adjoint: vjp of ``c`` plus the second-order term.
 
         Bilinear rules override it to make one call of the two weight-gradient terms.
@@ -228,28 +231,28 @@ class Rule:
         return contributions
 
 
-def filled(site: Site, slot: str, value: Any) -> Any:
+def filled(site: Site, slot: str, value: Value) -> Value:
     """A slot's tangent in the shape and dtype of the result."""
     if site.shape(slot) != list(site.result.shape):
         value = value.expand(list(site.result.shape))
     return value if site.val(slot).dtype == site.result.dtype else value.to(site.result.dtype)
 
 
-def plus(a: Any, b: Any) -> Any:
+def plus(a: Value, b: Value) -> Value:
     """``a + b``, where None is zero; both of one shape and dtype, so that a pass may overwrite ``a``."""
     if a is None or b is None:
         return b if a is None else a
     return torch.add(a, b)
 
 
-def cast(value: Any, source: torch.dtype, target: torch.dtype) -> Any:
+def cast(value: Value, source: torch.dtype, target: torch.dtype) -> Value:
     """``value`` of dtype ``source`` as ``target``; of complex numbers that become real, the real part."""
     if source.is_complex and not target.is_complex:
         value, source = torch.real(value), source.to_real()
     return value if source == target else value.to(target)
 
 
-def unbroadcast(value: Any, shape: Iterable[int], given: Iterable[int]) -> Any:
+def unbroadcast(value: Value, shape: Iterable[int], given: Iterable[int]) -> Value:
     """Sum ``value`` of shape ``given`` down to ``shape``: the transpose of broadcasting."""
     shape, given = list(shape), list(given)
     if shape == given:
@@ -257,10 +260,10 @@ def unbroadcast(value: Any, shape: Iterable[int], given: Iterable[int]) -> Any:
     return torch.ops.aten.sum_to_size.default(value, shape)
 
 
-_TABLE: dict[Any, Rule] = {}
+_TABLE: dict[Operator, Rule] = {}
 
 
-def register(*ops: Any) -> Callable[[type[Rule]], type[Rule]]:
+def register(*ops: Operator) -> Callable[[type[Rule]], type[Rule]]:
     """Class decorator: this rule serves these operators (overloads such as ``aten.mm.default``)."""
 
     def decorate(cls: type[Rule]) -> type[Rule]:
@@ -270,7 +273,7 @@ def register(*ops: Any) -> Callable[[type[Rule]], type[Rule]]:
     return decorate
 
 
-def add_rule(rule: Rule, *ops: Any) -> None:
+def add_rule(rule: Rule, *ops: Operator) -> None:
     """Enter ``rule`` for ``ops``; two rules for one operator are an error."""
     for op in ops:
         if op in _TABLE:
@@ -278,11 +281,11 @@ def add_rule(rule: Rule, *ops: Any) -> None:
         _TABLE[op] = rule
 
 
-def find(op: Any) -> Rule | None:
+def find(op: Operator) -> Rule | None:
     """The hand-written rule of ``op``, or None (the generic rule then serves it)."""
     return _TABLE.get(op)
 
 
-def operators() -> dict[Any, Rule]:
+def operators() -> dict[Operator, Rule]:
     """A copy of the table."""
     return dict(_TABLE)

@@ -15,33 +15,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Protocol
 
 import torch
+from torch import fx
 
+from ...rules.nodes import Argument, Operator
 from ...rules.registry import OPERATOR
 from ..torch_internals import schema_of
 
 aten = torch.ops.aten
 
 #: the arguments that change, and the batch dimension of the result (of all its members, if it is a tuple)
-Placed = tuple[dict[str, Any], "int | None"]
-BatchRule = Callable[[Any, dict[str, Any], Any], "Placed | None"]
+Placed = tuple[dict[str, Argument], "int | None"]
 
-RULES: dict[Any, BatchRule] = {}
+
+class Batching(Protocol):
+    """What a rule asks of :class:`.batches.Batches`."""
+
+    count: int
+    rows: int
+    by_batch: bool
+    target: Operator
+
+    def at(self, value: Argument, dim: int | None) -> fx.Node: ...
+
+
+#: takes the batches, the arguments (tensors as :class:`.batches.Batched`), and the result for one batch
+BatchRule = Callable[[Batching, dict[str, Argument], Argument], "Placed | None"]
+
+RULES: dict[Operator, BatchRule] = {}
 #: operators that draw each number of their result independently
-DRAWN: dict[Any, BatchRule] = {}
+DRAWN: dict[Operator, BatchRule] = {}
 #: operators that repeat along a larger ``size``; whether that depends on the shape of ``self``
 SIZED = {aten.expand.default: True}
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
-def is_tensor(value: Any) -> bool:
+def is_tensor(value: Argument) -> bool:
     """Whether an argument is a value of the graph, and a tensor."""
     return isinstance(getattr(value, "val", None), torch.Tensor)
 
 
-def tensors_of(value: Any) -> Iterator[Any]:
+def tensors_of(value: Argument) -> Iterator[Argument]:
     """The tensors in an argument."""
     if isinstance(value, (list, tuple)):
         for member in value:
@@ -50,7 +66,7 @@ def tensors_of(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _overloads(names: str) -> Iterator[Any]:
+def _overloads(names: str) -> Iterator[Operator]:
     """Operators by name, as ``sum.dim_IntList``; ``default`` may be left out, unknown ones are skipped."""
     for name in names.split():
         packet, _, overload = name.partition(".")
@@ -59,7 +75,7 @@ def _overloads(names: str) -> Iterator[Any]:
             yield found
 
 
-def _enter(names: str, rule: BatchRule, table: dict[Any, BatchRule] = RULES) -> None:
+def _enter(names: str, rule: BatchRule, table: dict[Operator, BatchRule] = RULES) -> None:
     table.update(dict.fromkeys(_overloads(names), rule))
 
 
@@ -71,13 +87,13 @@ def _rule(names: str) -> Callable[[BatchRule], BatchRule]:
     return enter
 
 
-def _only(given: dict[str, Any], name: str) -> Any:
+def _only(given: dict[str, Argument], name: str) -> Argument:
     """The argument ``name``, if it is the only one that differs from batch to batch."""
     mapped = [v for value in given.values() for v in tensors_of(value) if v.mapped]
     return given[name] if mapped == [given[name]] else None
 
 
-def _dims(value: Any, rank: int) -> list[int]:
+def _dims(value: int | list[int] | None, rank: int) -> list[int]:
     listed = list(value) if isinstance(value, (list, tuple)) else [] if value is None else [value]
     return [d % rank for d in listed]
 
@@ -85,7 +101,7 @@ def _dims(value: Any, rank: int) -> list[int]:
 # elementwise ---------------------------------------------------------------------------------------------
 
 
-def pointwise(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def pointwise(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Tensors that are broadcast against each other: their dimensions are counted from the end."""
     tensors = [v for value in given.values() for v in tensors_of(value)]
     mapped = [v for v in tensors if v.mapped]
@@ -97,7 +113,7 @@ def pointwise(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     if any(v.val.shape[place] != result.shape[place] for v in mapped):
         return None  # broadcasting would go along the batch dimension
 
-    def put(value: Any) -> Any:
+    def put(value: Argument) -> Argument:
         if isinstance(value, (list, tuple)):
             return [put(v) for v in value]
         if not is_tensor(value):
@@ -109,7 +125,7 @@ def pointwise(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     return {name: put(v) for name, v in given.items() if any(tensors_of(v))}, result.dim() + place
 
 
-def rule_of(op: Any) -> BatchRule | None:
+def rule_of(op: Operator) -> BatchRule | None:
     """The rule of an operator; None: torch.vmap maps it."""
     if op in RULES or not isinstance(op, OPERATOR):
         return RULES.get(op)
@@ -125,13 +141,13 @@ _enter(
 
 
 @_rule("bucketize.Tensor")
-def _lookup(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _lookup(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = _only(given, "self")
     return None if h is None else ({"self": batches.at(h, h.dim)}, h.dim)
 
 
 @_rule("new_zeros new_ones new_full new_empty")
-def _made(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _made(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """The result depends only on the dtype and device of ``self``."""
     h = given["self"]
     return {"self": next(iter(h.made.values()), h.stacked)}, None
@@ -141,7 +157,7 @@ SIZED.update(dict.fromkeys(_overloads("zeros ones full empty.memory_format"), Fa
 SIZED.update(dict.fromkeys(_overloads("new_zeros new_ones new_full new_empty"), False))
 
 
-def _drawn(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _drawn(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Each number is drawn independently. Each batch draws its own, even if no argument differs."""
     if any(v.mapped for value in given.values() for v in tensors_of(value)):
         return pointwise(batches, given, val)
@@ -166,7 +182,7 @@ _enter("rand_like randn_like randint_like randint_like.low_dtype uniform", _draw
     "norm.ScalarOpt_dim_dtype var.correction std.correction var_mean.correction max.dim min.dim median.dim "
     "argmax argmin any.dim any.dims all.dim all.dims kthvalue mode nansum"
 )
-def _reduction(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _reduction(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = _only(given, "self")
     dims = [] if h is None else _dims(given["dim"], h.val.dim())
     if not dims or h.dim in dims:
@@ -179,7 +195,7 @@ def _reduction(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     "_softmax _log_softmax _safe_softmax cumsum cumprod logcumsumexp cummax cummin sort sort.stable topk "
     "flip roll glu index_select _fft_r2c _fft_c2c _fft_c2r"
 )
-def _along(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _along(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """The operator combines numbers along ``dim`` only."""
     h = _only(given, "self")
     name = next(n for n in ("dim", "dims", "dimension") if n in given)
@@ -190,7 +206,7 @@ def _along(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 def _trailing(count: int, name: str = "self") -> BatchRule:
     """The operator combines numbers of the last ``count`` dimensions only."""
 
-    def rule(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+    def rule(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
         h = _only(given, name)
         if h is None or h.dim >= h.val.dim() - count:
             return None
@@ -212,7 +228,7 @@ _enter("linalg_inv_ex", _trailing(2, "A"))
 
 
 @_rule("constant_pad_nd")
-def _padding(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _padding(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     return _trailing(len(given["pad"]) // 2)(batches, given, val)
 
 
@@ -220,7 +236,7 @@ def _padding(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("view _unsafe_view reshape")
-def _view(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _view(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """A view keeps the order of elements: find the dimension of the result where the batches begin."""
     h, size = given["self"], list(val.shape)
     before = math.prod(h.val.shape[: h.dim])
@@ -237,7 +253,7 @@ def _view(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     "permute transpose.int t unsqueeze squeeze.dim squeeze.dims select.int slice.Tensor split.Tensor "
     "split_with_sizes unbind.int diagonal"
 )
-def _strided(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _strided(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Views that move, add, drop or cut whole dimensions. The strides of a probe tensor show where the batch
     dimension went."""
     h = given["self"]
@@ -264,7 +280,7 @@ _enter("view_as_complex", _trailing(1))
 
 
 @_rule("expand repeat")
-def _expanded(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _expanded(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = given["self"]
     place = h.dim + val.dim() - h.val.dim()
     if val.shape[place] != h.val.shape[h.dim]:
@@ -276,7 +292,7 @@ def _expanded(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("cat stack")
-def _joined(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _joined(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     values = given["tensors"]
     places = {v.dim for v in values if v.mapped}
     stacks = val.dim() - values[0].val.dim()  # 1 for stack
@@ -290,7 +306,7 @@ def _joined(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("gather scatter.src scatter.value scatter_add scatter_reduce.two slice_scatter")
-def _written(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _written(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Tensors of one rank that are combined along ``dim``, and element by element along the others."""
     tensors = {name: v for name, v in given.items() if is_tensor(v)}
     places = {v.dim for v in tensors.values() if v.mapped}
@@ -299,7 +315,7 @@ def _written(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
     (place,) = places
     if len({v.val.shape[place] for v in tensors.values()}) != 1:
         return None
-    changes: dict[str, Any] = {}
+    changes: dict[str, Argument] = {}
     if given["dim"] % val.dim() == place:
         if "end" not in given:
             return None
@@ -308,7 +324,7 @@ def _written(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("select_scatter")
-def _selected(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _selected(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h, src, dim = given["self"], given["src"], given["dim"] % val.dim()
     place = h.dim if h.mapped else src.dim + (dim <= src.dim)
     if place == dim:
@@ -325,13 +341,13 @@ def _selected(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("linear")
-def _linear(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _linear(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = _only(given, "input")
     return None if h is None or h.dim == h.val.dim() - 1 else ({"input": batches.at(h, h.dim)}, h.dim)
 
 
 @_rule("mm mv bmm")
-def _product(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _product(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Batches are rows of the first factor or columns of the second; in ``bmm`` they may be its own batch."""
     names = ("self", "vec" if "vec" in given else "mat2")
     a, b = (given[name] for name in names)
@@ -347,7 +363,7 @@ def _product(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("convolution grid_sampler_2d grid_sampler_3d")
-def _image(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _image(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Images, one after the other. A kernel is the same for all; each image has a grid of its own."""
     shared = [v for name in ("weight", "bias") for v in tensors_of(given.get(name))]
     own = {name: given[name] for name in ("input", "grid") if name in given}
@@ -358,19 +374,19 @@ def _image(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("affine_grid_generator")
-def _grid(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _grid(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = given["theta"]
     n, *size = given["size"]
     return ({"theta": batches.at(h, 0), "size": [batches.count * n, *size]}, 0) if h.dim == 0 else None
 
 
 @_rule("native_layer_norm _fused_rms_norm")
-def _row_norm(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _row_norm(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     return _trailing(len(given["normalized_shape"]), "input")(batches, given, val)
 
 
 @_rule("native_group_norm")
-def _group_norm(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _group_norm(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = _only(given, "input")
     if h is None or h.dim != 0:
         return None
@@ -378,7 +394,7 @@ def _group_norm(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("native_batch_norm cudnn_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training")
-def _batch_norm(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _batch_norm(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Batch norm with its running statistics, one per channel. Its other results are then empty."""
     h = _only(given, "input")
     if h is None or given.get("training", False):
@@ -391,9 +407,11 @@ def _batch_norm(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("_trilinear")
-def _trilinear(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _trilinear(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     """Three factors are expanded to one shape, multiplied, and summed over ``sumdim``."""
-    wide: dict[str, list[Any]] = {}  # each factor's dimensions by their place in that shape; None: expanded
+    wide: dict[
+        str, list[int | None]
+    ] = {}  # each factor's dimensions by their place in that shape; None: expanded
     for name, made in (("i1", "expand1"), ("i2", "expand2"), ("i3", "expand3")):
         own = iter(range(given[name].val.dim()))
         rank = given[name].val.dim() + len(given[made])
@@ -407,6 +425,6 @@ def _trilinear(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
 
 
 @_rule("embedding")
-def _embedding(batches: Any, given: dict[str, Any], val: Any) -> Placed | None:
+def _embedding(batches: Batching, given: dict[str, Argument], val: Argument) -> Placed | None:
     h = _only(given, "indices")
     return None if h is None else ({"indices": batches.at(h, h.dim)}, h.dim)

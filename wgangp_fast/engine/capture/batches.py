@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...errors import NotBatchable
+from ...rules.nodes import Argument, Operator
 from ...rules.registry import bind
 from ..ir import args_of, eliminate_dead_code, result_of, value_of
 from ..torch_internals import schema_of, trace_to_aten, without_vmap_loops
@@ -47,7 +49,7 @@ class Batched:
     """
 
     def __init__(
-        self, val: Any, dim: int | None, made: fx.Node | None, stacked: fx.Node | None = None
+        self, val: Argument, dim: int | None, made: fx.Node | None, stacked: fx.Node | None = None
     ) -> None:
         self.val, self.dim, self.stacked = val, dim, stacked
         self.made: dict[int | None, fx.Node] = {} if made is None else {dim: made}
@@ -65,7 +67,7 @@ class Batches:
         self.graph, self.count = graph, count
         self.result = fx.Graph()
         self.values: dict[fx.Node, Batched] = {}
-        self.target: Any = None  # of the node that is being rewritten
+        self.target: Operator = None  # of the node that is being rewritten
         self.rows = 0  # samples in one batch
         self.draws = False
         self.by_batch = False  # whether the result depends on which samples form a batch
@@ -104,7 +106,13 @@ class Batches:
 
     # nodes of the result --------------------------------------------------------------------------------
 
-    def emit(self, target: Any, args: Any, kwargs: Any = None, meta: Any = None) -> fx.Node:
+    def emit(
+        self,
+        target: Operator,
+        args: Iterable[Argument],
+        kwargs: dict[str, Argument] | None = None,
+        meta: dict[str, Any] | None = None,
+    ) -> fx.Node:
         """Add a call to the result; fake tensors give its value."""
         made = self.result.call_function(target, tuple(args), kwargs or {})
         vals, named = fx.map_arg((made.args, made.kwargs), value_of)
@@ -149,9 +157,9 @@ class Batches:
             aten.repeat.default, (made, [self.count if d == dim else 1 for d in range(len(size))])
         )
 
-    def _again(self, node: fx.Node, given: dict[str, Any], meta: Any) -> fx.Node:
+    def _again(self, node: fx.Node, given: dict[str, Argument], meta: dict[str, Any]) -> fx.Node:
         """The same call as ``node``, with nodes of the result as arguments."""
-        target: Any = node.target
+        target: Operator = node.target
         names = [argument.name for argument in schema_of(target).arguments]
         args = [given[name] for name in names[: len(node.args)]]
         return self.emit(target, args, {name: given[name] for name in node.kwargs}, meta)
@@ -162,9 +170,11 @@ class Batches:
         self.target = node.target
         if node.target is operator.getitem:
             return self._member(node, *args_of(node))
-        held: Any = self.values.__getitem__
+        held: Argument = self.values.__getitem__
         args, kwargs = fx.map_arg((args_of(node), node.kwargs), held)
-        given: dict[str, Any] = bind(node.target, args, kwargs) if schema_of(node.target) is not None else {}
+        given: dict[str, Argument] = (
+            bind(node.target, args, kwargs) if schema_of(node.target) is not None else {}
+        )
         mapped = [self.values[n] for n in node.all_input_nodes if self.values[n].mapped]
         drawn = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
         mutates = bool(given) and schema_of(node.target).is_mutable
@@ -194,7 +204,7 @@ class Batches:
             raise NotBatchable(f"{node.target} draws numbers, and its batches are not one behind the other")
         return self._mapped(node)
 
-    def _placed(self, node: fx.Node, given: dict[str, Any], placed: Placed) -> Batched:
+    def _placed(self, node: fx.Node, given: dict[str, Argument], placed: Placed) -> Batched:
         changes, dim = placed
         left = [v for name, value in given.items() if name not in changes for v in tensors_of(value)]
         assert not any(v.mapped for v in left), f"the batch rule of {node.target} forgets an argument"
@@ -256,9 +266,9 @@ class Batches:
         in_dims = tuple(0 if v.mapped else None for v in values)
         val = value_of(node)
         kept = [0] if isinstance(val, Tensor) else [i for i, v in enumerate(val) if isinstance(v, Tensor)]
-        target: Any = node.target
+        target: Operator = node.target
 
-        def one(*tensors: Any) -> tuple[Any, ...]:
+        def one(*tensors: Tensor) -> tuple[Tensor, ...]:
             own = dict(zip(sources, tensors))
             args, kwargs = fx.map_arg((args_of(node), node.kwargs), lambda n: own.get(n, value_of(n)))
             found = target(*args, **kwargs)
@@ -275,7 +285,9 @@ class Batches:
             whole.members[i] = Batched(val[i], 0, None, member)
         return whole
 
-    def _traced(self, node: fx.Node, function: Any, given: list[fx.Node]) -> list[fx.Node]:
+    def _traced(
+        self, node: fx.Node, function: Callable[..., tuple[Tensor, ...]], given: list[fx.Node]
+    ) -> list[fx.Node]:
         """``function(*given)``, traced into the result; the new nodes get the metadata of ``node``."""
         pure = torch.func.functionalize(function, remove="mutations")
         try:
@@ -298,7 +310,7 @@ class Batches:
         return [held[n] for n in result_of(graph)]
 
 
-def _settled(value: Any) -> Any:
+def _settled(value: Argument) -> Argument:
     """Replace values that are the same for all batches by their nodes."""
     if isinstance(value, Batched):
         return value.made[None]

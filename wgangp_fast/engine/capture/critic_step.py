@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow
+from ...rules.nodes import Argument, info_of
+from ...wrappers import Critic, Output
 from .. import torch_internals
+from ..ir import Leaf
 from . import dynamo
 from .batches import at_batches
 from .hoist_parameters import Captured
 
-Critic = Callable[[Tensor], Any]
-
 
 def bind(
-    critic: Critic, output: Any, x: Tensor, data: Tensor, before: dynamo.Before | None = None
+    critic: Critic, output: Output | None, x: Tensor, data: Tensor, before: dynamo.Before | None = None
 ) -> dynamo.Binding | str:
     """Capture ``critic`` as it sees the penalty points, for a plan of the whole critic step.
 
@@ -35,7 +33,7 @@ def bind(
         CaptureError: it cannot be captured at all.
     """
 
-    def batched(captured: Captured, inputs: tuple[Any, ...]) -> None:
+    def batched(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
         if captured.critic_step is None or isinstance(captured.critic_step, str):
             raise dynamo.Stopped(captured)
         if before is not None:
@@ -98,13 +96,13 @@ def difference(a: Captured, b: Captured) -> str | None:
     )
 
 
-def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: Any = None, owner_b: Any = None) -> bool:
+def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: object = None, owner_b: object = None) -> bool:
     """Whether two graphs are equal, call by call and constant by constant."""
     if len(a.nodes) != len(b.nodes):
         return False
     place = {node: i for graph in (a, b) for i, node in enumerate(graph.nodes)}
 
-    def told(value: Any) -> Any:
+    def told(value: Argument) -> object:
         """An argument in a form that can be compared: nodes by position, and with types, as 1 == True."""
         if isinstance(value, fx.Node):
             return "node", place[value]
@@ -116,7 +114,7 @@ def _same_graph(a: fx.Graph, b: fx.Graph, owner_a: Any = None, owner_b: Any = No
 
     for m, n in zip(a.nodes, b.nodes):
         shapes = [[(v.shape, v.dtype) for v in _tensors(node)] for node in (m, n)]
-        marks = [bool(node.meta.get("no_grad")) for node in (m, n)]
+        marks = [info_of(node).no_grad for node in (m, n)]
         same = m.op == n.op and shapes[0] == shapes[1] and marks[0] == marks[1]
         if m.op == "get_attr":
             pair = [getattr(owner, node.target) for owner, node in ((owner_a, m), (owner_b, n))]

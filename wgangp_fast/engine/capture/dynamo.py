@@ -18,7 +18,7 @@ import threading
 import types
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -28,12 +28,15 @@ from torch import Tensor, fx
 
 from ... import checks, wrappers
 from ...errors import CaptureError, ManyCapturesWarning, NotNow, Unavailable, UntestedTorchWarning
+from ...rules.nodes import Argument
+from ...wrappers import Critic, Output
 from .. import lookups, torch_internals
 from ..derive.four_sweeps import derive
+from ..ir import Leaf
 from ..torch_internals import dynamo
 from .frontend import FrontEnd
 from .frontend_calls import LOGS
-from .frontend_draws import NONE, missed
+from .frontend_draws import NONE, Draws, missed
 from .hoist_parameters import Captured, split
 from .refusals import Refusals, explained, raise_out_of_memory, refusal, warn_user
 from .trace import trace
@@ -44,7 +47,7 @@ class Binding:
     """A captured graph and the current values of its leaves: what one call hands to its plan."""
 
     captured: Captured
-    leaves: tuple[Any, ...]
+    leaves: tuple[Leaf, ...]
 
 
 MOST = 256  # captures kept of one critic; at a call their guards are checked one after the other
@@ -69,7 +72,7 @@ class Stopped(Exception):
 
 
 #: called with the graph of a call and its inputs, before anything of the graph runs
-Before = Callable[[Captured, tuple[Any, ...]], None]
+Before = Callable[[Captured, tuple[Leaf, ...]], None]
 
 
 @dataclass
@@ -87,7 +90,7 @@ class _Call:
     ran: bool = False
 
 
-def _body(critic: Any, output: Any, x: Tensor, draws: Any) -> Any:
+def _body(critic: Critic, output: Output | None, x: Tensor, draws: Draws) -> object:
     # Dynamo traces this function; Python executes it only if no compiled entry matched the call. (The test is
     # not is_compiling(), which is one flag for all threads.)
     if not torch.compiler.is_dynamo_compiling():
@@ -148,7 +151,7 @@ class _Entry:
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.kinds: dict[Any, _Compiled] = {}
+        self.kinds: dict[Hashable, _Compiled] = {}
         self.refusals = Refusals()
         self.refused: str | None = None
         self.warned: set[str] = set()
@@ -188,13 +191,13 @@ class _Entry:
             )
 
 
-_entries: WeakKeyDictionary[Any, _Entry] = WeakKeyDictionary()
+_entries: WeakKeyDictionary[object, _Entry] = WeakKeyDictionary()
 _entries_lock = threading.Lock()
 _compile_lock = threading.RLock()  # Dynamo's configuration and tracing are global to the process
 _count = 0
 
 
-def _key(critic: Any) -> Any:
+def _key(critic: Critic) -> object:
     """The owner of compiled code: a module, or a function's code (a lambda made anew has the same)."""
     if isinstance(critic, torch.nn.Module):
         return critic
@@ -202,7 +205,7 @@ def _key(critic: Any) -> Any:
     return code if code is not None else type(critic)
 
 
-def entry(critic: Any) -> _Entry:
+def entry(critic: Critic) -> _Entry:
     """The entry of an unwrapped critic, made on first use."""
     global _count
     key = _key(critic)
@@ -217,8 +220,8 @@ def entry(critic: Any) -> _Entry:
 
 
 def bind(
-    critic: Callable[[Tensor], Any],
-    output: Callable[[Any], Tensor] | None,
+    critic: Critic,
+    output: Output | None,
     x: Tensor,
     before: Before | None = None,
 ) -> Binding:
@@ -258,7 +261,7 @@ def bind(
     return result
 
 
-def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None, x: Tensor) -> Captured:
+def look(critic: Critic, output: Output | None, x: Tensor) -> Captured:
     """The graph that :func:`bind` would use; nothing of it runs."""
     try:
         bind(critic, output, x, stop)
@@ -267,7 +270,7 @@ def look(critic: Callable[[Tensor], Any], output: Callable[[Any], Tensor] | None
     raise NotNow("torch.compile is disabled (TORCHDYNAMO_DISABLE or a stance)")
 
 
-def stop(captured: Captured, inputs: tuple[Any, ...]) -> None:
+def stop(captured: Captured, inputs: tuple[Leaf, ...]) -> None:
     """End the call here.
 
     Raises:
@@ -301,7 +304,7 @@ def _unobserved() -> Iterator[None]:
             registry.update(items)
 
 
-def _run(own: _Entry, call: _Call, critic: Any, output: Any, x: Tensor) -> Any:
+def _run(own: _Entry, call: _Call, critic: Critic, output: Output | None, x: Tensor) -> Any:
     kind = call.kind
     try:
         try:
@@ -326,7 +329,7 @@ def _run(own: _Entry, call: _Call, critic: Any, output: Any, x: Tensor) -> Any:
     raise standing  # outside the handler: the front end's error, whose frames hold the critic, is not chained
 
 
-def _compile(own: _Entry, kind: _Compiled, critic: Any, output: Any, x: Tensor) -> Any:
+def _compile(own: _Entry, kind: _Compiled, critic: Critic, output: Output | None, x: Tensor) -> Any:
     strange = lookups.untested()
     if strange is not None and "untested" not in _said:
         _said.add("untested")
@@ -396,7 +399,7 @@ def _path(source: str) -> tuple[str, ...]:
     return tuple(word for word in re.findall(r"\w+", source) if word not in skipped)
 
 
-def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any]:
+def _backend(gm: fx.GraphModule, example_inputs: list[Argument]) -> Callable[..., tuple[object, ...]]:
     """Dynamo calls this with each new graph: trace and cut it, return the function that makes bindings."""
     captured = split(*trace(gm, example_inputs))
     if missed():
@@ -411,11 +414,11 @@ def _backend(gm: fx.GraphModule, example_inputs: list[Any]) -> Callable[..., Any
     elif front.depends_on_numbers:
         captured.host = "its Python depends on the numbers in a buffer, at which no replay would look again"
     if front.may_try_again():  # derive now: after a failure there is no later attempt
-        derive(captured.critic, True, [i for i, leaf in enumerate(captured.leaves()) if leaf.meta["trains"]])
+        derive(captured.critic, True, captured.requiring_grad())
     prologue, sources, extras = captured.prologue, captured.leaf_sources, captured.extra_outputs
     front.tape.finish()
 
-    def bound(*inputs: Any) -> tuple[Any, ...]:
+    def bound(*inputs: Argument) -> tuple[object, ...]:
         call = _this_thread.call
         call.ran = True
         if captured.refused is not None:

@@ -11,14 +11,16 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 from ... import rng as streams
 from ...errors import CaptureError, Unavailable
 from . import frontend_calls, frontend_draws, frontend_numpy, frontend_objects, frontend_values
 from .frontend_draws import Draws, Program, Tape
-from .patching import Patch, patched
+from .patching import Patch, Translator, patched
 from .refusals import innermost, refusal
+
+T = TypeVar("T")
 
 
 class _Refused(Exception):
@@ -46,7 +48,7 @@ class FrontEnd:
         self._read = False
         self._blamed: tuple[str, str] | None = None
 
-    def compile(self, call: Callable[[Draws], Any]) -> Any:
+    def compile(self, call: Callable[[Draws], T]) -> T:
         """``call(draws)``, which compiles the critic and runs it once, with the patches applied."""
         self.numbers, self.depends_on_numbers, self._read, self._blamed = False, False, False, None
         self.tape = Tape()
@@ -62,7 +64,7 @@ class FrontEnd:
         self.numbers, self.tape = True, Tape()
         return self._attempt(call)
 
-    def _attempt(self, call: Callable[[Draws], Any]) -> Any:
+    def _attempt(self, call: Callable[[Draws], T]) -> T:
         tape = self.tape
         try:
             with patched(self._patches()):
@@ -77,7 +79,7 @@ class FrontEnd:
             tape.as_program().draw()
         return result
 
-    def replay(self, call: Callable[..., Any], arguments: tuple[Any, ...], miss: type[Exception]) -> Any:
+    def replay(self, call: Callable[..., T], arguments: tuple[object, ...], miss: type[Exception]) -> T:
         """``call(*arguments, draws)`` with numbers drawn for each known sequence, until one fits.
 
         The generators are left in the state after that sequence; in their old state if something was raised.
@@ -105,7 +107,7 @@ class FrontEnd:
         """Called when the critic reads a number from constant tensors."""
         self._read = True
 
-    def blame(self, tx: Any, what: str, remedy: str) -> CaptureError:
+    def blame(self, tx: Translator, what: str, remedy: str) -> CaptureError:
         """Set the reason to give if this capture fails, with the user's line; torch's own says less."""
         frames = []
         while tx is not None:

@@ -7,25 +7,30 @@ import logging
 import types
 import typing
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
 from ..torch_internals import dynamo
 from . import frontend_draws, frontend_values
-from .patching import Patch
+from .frontend_draws import Front
+from .patching import Method, Patch, Translator, Variable
 
 _LOGS = frozenset(["debug", "info", "warning", "error", "critical", "log"])
 LOGS = frozenset(getattr(logging, name) for name in _LOGS)
 
+#: what is called instead of a function, with the front end and the variables that the function was given
+StandIn = Callable[[Front, Translator, list[Variable], dict[str, Variable]], Variable]
 
-def patches(front: Any) -> list[Patch]:
+
+def patches(front: Front) -> list[Patch]:
     tensor = dynamo.TensorVariable
 
-    def called(original: Any) -> Any:
-        def call_function(self: Any, fn: Any, args: Any, kwargs: Any) -> None:
+    def called(original: Method) -> Method:
+        def call_function(
+            self: Translator, fn: Variable, args: list[Variable], kwargs: dict[str, Variable]
+        ) -> None:
             function = fn.realize() if hasattr(fn, "realize") else fn
             result = frontend_draws.drawn(front, self, function, args, kwargs)
             if result is None:
@@ -42,8 +47,10 @@ def patches(front: Any) -> list[Patch]:
     return [(dynamo.InstructionTranslatorBase, "call_function", called)]
 
 
-def printing(front: Any) -> list[Patch]:
-    def later(tx: Any, function: Any, args: list[Any], kwargs: Any) -> Any:
+def printing(front: Front) -> list[Patch]:
+    def later(
+        tx: Translator, function: Variable, args: list[Variable], kwargs: dict[str, Variable]
+    ) -> Variable:
         """Print or log after the graph, at each call. Dynamo does so itself only for what the outermost
         function prints, and drops the rest."""
         if kwargs or not all(arg.is_python_constant() for arg in args):
@@ -55,16 +62,20 @@ def printing(front: Any) -> list[Patch]:
         tx.output.root_tx.debug_locals.append((function, list(args)))
         return dynamo.ConstantVariable.create(None)
 
-    def printed(original: Any) -> Any:
-        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    def printed(original: Method) -> Method:
+        def call_function(
+            self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+        ) -> Variable:
             if self.value is warnings.warn:  # called later, it would name another line than the user's
                 args, kwargs = [*args, *(v for name, v in kwargs.items() if name == "category")][:2], {}
             return later(tx, self, args, kwargs)
 
         return call_function
 
-    def logged(original: Any) -> Any:
-        def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+    def logged(original: Method) -> Method:
+        def call_method(
+            self: Variable, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]
+        ) -> Variable:
             if name not in _LOGS or self.source is None:
                 return original(self, tx, name, args, kwargs)
             method = dynamo.DebuggingVariable(
@@ -80,7 +91,7 @@ def printing(front: Any) -> list[Patch]:
     ]
 
 
-def _stand_in(function: Any, tensor: Any) -> tuple[Any, list[Any]]:
+def _stand_in(function: Variable, tensor: type) -> tuple[StandIn | None, list[Variable]]:
     """The replacement for a function, and the tensor to pass first if the function is a method of it."""
     value, owner = getattr(function, "value", None) or getattr(function, "fn", None), []
     if isinstance(getattr(function, "obj", None), tensor):
@@ -92,7 +103,7 @@ def _stand_in(function: Any, tensor: Any) -> tuple[Any, list[Any]]:
 
 
 @functools.cache
-def _table() -> dict[Any, Callable[[Any, Any, Any, Any], Any]]:
+def _table() -> dict[object, StandIn]:
     import _warnings
 
     from torch.utils.checkpoint import checkpoint_sequential
@@ -114,22 +125,26 @@ def _table() -> dict[Any, Callable[[Any, Any, Any, Any], Any]]:
     }
 
 
-def _nothing(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+def _nothing(front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
     return dynamo.ConstantVariable.create(None)
 
 
-def _inlined(function: Callable[..., Any]) -> Callable[[Any, Any, Any, Any], Any]:
+def _inlined(function: Method) -> StandIn:
     """Trace ``function`` instead."""
 
-    def call(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+    def call(front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]) -> Variable:
         return dynamo.SourcelessBuilder.create(tx, function).call_function(tx, args, kwargs)
 
     return call
 
 
 def _sequential(
-    functions: Any, segments: int, input: Tensor, use_reentrant: Any = None, **kwargs: Any
-) -> Any:
+    functions: torch.nn.Sequential | Iterable[Callable[[Tensor], Tensor]],
+    segments: int,
+    input: Tensor,
+    use_reentrant: bool | None = None,
+    **kwargs: object,
+) -> Tensor:
     """``checkpoint_sequential``: the number of checkpoints changes memory, not results."""
     if isinstance(functions, torch.nn.Sequential):
         functions = list(functions.children())
@@ -138,7 +153,9 @@ def _sequential(
     return input
 
 
-def _one_hot(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+def _one_hot(
+    front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+) -> Variable | None:
     """``one_hot`` without ``num_classes``: read their number from the constant tensor."""
     if len(args) != 1 or kwargs:
         return None
@@ -198,7 +215,9 @@ def _istft(
     return torch.nn.functional.pad(added(pieces * window) / weight, (0, max(end - whole, 0)))
 
 
-def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
+def _jit_isinstance(
+    front: Front, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+) -> Variable | None:
     """``torch.jit.isinstance``, from the types that the front end knows, of containers' members too."""
     if kwargs or len(args) != 2 or not args[1].is_python_constant():
         return None
@@ -207,7 +226,7 @@ def _jit_isinstance(front: Any, tx: Any, args: Any, kwargs: Any) -> Any:
     return dynamo.ConstantVariable.create(answer)
 
 
-def _is(variable: Any, kind: Any) -> bool:
+def _is(variable: Variable, kind: type) -> bool:
     origin, members = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_is(variable, member) for member in members)

@@ -9,13 +9,15 @@ a size or decide a branch: each value has a graph of its own.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ... import rng as streams
+from ...errors import CaptureError
 from ..torch_internals import dynamo, dynamo_options
 from . import frontend_guards as guards
+from .patching import OutputGraph, Source, Translator, Variable
 
 MOST = 32  # at most so many graphs for different integers
 
@@ -26,21 +28,22 @@ _NAMES = (
     "chisquare dirichlet exponential gamma geometric gumbel laplace logistic lognormal poisson "
     "standard_exponential standard_gamma standard_cauchy standard_t multivariate_normal"
 )
+
 _DRAWS = frozenset(_NAMES.split())
 
 
 class Draw(NamedTuple):
     """One call of a generator's method."""
 
-    stream: Any
+    stream: streams.Stream
     name: str
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
 
-    def key(self) -> tuple[Any, ...]:
+    def key(self) -> tuple[object, ...]:
         return id(self.stream), self.name, repr(self.args), repr(self.kwargs)
 
-    def value(self) -> Any:
+    def value(self) -> object:
         value = getattr(self.stream, self.name)(*self.args, **self.kwargs)
         return float(value) if type(value) is np.float64 else value
 
@@ -53,7 +56,7 @@ class Draws:
         values: the numbers, in order.
     """
 
-    def __init__(self, program: tuple[Any, ...] = (), values: Iterable[Any] = ()) -> None:
+    def __init__(self, program: tuple[object, ...] = (), values: Iterable[object] = ()) -> None:
         self.program, self.values = program, list(values)
 
 
@@ -79,10 +82,10 @@ class Tape(Draws):
         super().__init__()
         self.draws: list[Draw] = []
         self.complete = self.whole = False  # the graph is finished; it depends on integers
-        self._before: dict[int, tuple[Any, Any]] = {}
-        self._output: Any = None
+        self._before: dict[int, tuple[streams.Stream, object]] = {}
+        self._output: OutputGraph = None
 
-    def draw(self, output: Any, draw: Draw) -> Any:
+    def draw(self, output: OutputGraph, draw: Draw) -> object:
         """Draw for the graph that ``output`` builds; another attempt of the front end begins anew."""
         if self._output is not output:
             self.undo()
@@ -109,10 +112,25 @@ class Tape(Draws):
         return Program(self.draws, self.whole)
 
 
+class Front(Protocol):
+    """What the parts of the front end ask of it: see :class:`.frontend.FrontEnd`."""
+
+    programs: list[Program]
+    tape: Tape
+    numbers: bool
+    depends_on_numbers: bool
+
+    def read_number(self) -> None: ...
+
+    def blame(self, tx: Translator, what: str, remedy: str) -> CaptureError: ...
+
+
 # in the front end ----------------------------------------------------------------------------------
 
 
-def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str, Any]) -> Any:
+def drawn(
+    front: Front, tx: Translator, function: Variable, args: list[Variable], kwargs: dict[str, Variable]
+) -> Variable | None:
     """The variable for the number drawn, if ``function``, a variable of the front end, draws; else None."""
     found = _stream_of(tx, function)
     if found is None:
@@ -133,7 +151,7 @@ def drawn(front: Any, tx: Any, function: Any, args: list[Any], kwargs: dict[str,
     return _variable(front, tx, value)
 
 
-def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
+def _stream_of(tx: Translator, function: Variable) -> tuple[streams.Stream, str, Source] | None:
     """``(generator, method, source of the generator or None)`` for a bound method of a generator."""
     value = getattr(function, "value", None)
     stream = getattr(value, "__self__", None)
@@ -141,7 +159,7 @@ def _stream_of(tx: Any, function: Any) -> tuple[Any, str, Any] | None:
         base = getattr(getattr(function, "source", None), "base", None)
         source = base if base is not None and _resolved(tx, base) is stream else None
         return stream, getattr(value, "__name__", ""), source
-    owner: Any = getattr(function, "obj", None)
+    owner: Variable = getattr(function, "obj", None)
     owner = owner.realize() if hasattr(owner, "realize") else owner
     source = getattr(owner, "source", None)
     names = (
@@ -164,7 +182,7 @@ def missed() -> bool:
     return bool(output.random_calls) or any(map(output.side_effects.is_modified, generators))
 
 
-def _resolved(tx: Any, source: Any) -> Any:
+def _resolved(tx: Translator, source: Source) -> Any:
     scope = {"G": tx.output.root_tx.f_globals, "L": tx.output.root_tx.f_locals}
     name = source.name() if callable(source.name) else source.name
     try:
@@ -173,7 +191,7 @@ def _resolved(tx: Any, source: Any) -> Any:
         return None
 
 
-def _variable(front: Any, tx: Any, value: Any) -> Any:
+def _variable(front: Front, tx: Translator, value: object) -> Variable:
     draws = dynamo.LocalSource("draws", is_input=True)
     guards.install(dynamo.AttrSource(draws, "program"), guards.equals)
     source = dynamo.GetItemSource(dynamo.AttrSource(draws, "values"), len(front.tape.values) - 1)

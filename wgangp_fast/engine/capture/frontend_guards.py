@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..torch_internals import dynamo
+from .patching import Guard, GuardBuilder, Source
 
 
-def equals(builder: Any, guard: Any) -> None:
+def equals(builder: GuardBuilder, guard: Guard) -> None:
     """Guard that a value keeps its type and its value, which may be NaN."""
     value = builder.get(guard)
     kind, text = type(value), repr(value)
@@ -19,7 +19,7 @@ def equals(builder: Any, guard: Any) -> None:
     _add_guard(builder, guard, lambda v: type(v) is kind and repr(v) == text, f"== {text}")
 
 
-def _add_guard(builder: Any, guard: Any, check: Callable[[Any], bool], text: str) -> None:
+def _add_guard(builder: GuardBuilder, guard: Guard, check: Callable[[object], bool], text: str) -> None:
     manager = builder.get_guard_manager(guard)
     parts = [f"{builder.arg_ref(guard)} {text}"]
     try:
@@ -28,11 +28,11 @@ def _add_guard(builder: Any, guard: Any, check: Callable[[Any], bool], text: str
         manager.add_lambda_guard(check, parts)
 
 
-def same_numbers(builder: Any, guard: Any) -> None:
+def same_numbers(builder: GuardBuilder, guard: Guard) -> None:
     """Guard that a tensor keeps its numbers."""
     kept = builder.get(guard).detach().clone()
 
-    def check(value: Any) -> bool:
+    def check(value: object) -> bool:
         if not isinstance(value, Tensor) or value.dtype != kept.dtype or value.device != kept.device:
             return False
         return torch.equal(value, kept) or (
@@ -42,5 +42,5 @@ def same_numbers(builder: Any, guard: Any) -> None:
     _add_guard(builder, guard, check, "has the same numbers")
 
 
-def install(source: Any, kind: Any) -> None:
+def install(source: Source, kind: Callable[[GuardBuilder, Guard], None]) -> None:
     dynamo.install_guard(source.make_guard(kind))

@@ -9,6 +9,7 @@ takes it as the Python number of the same value, which is what eager torch does.
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,9 @@ import torch
 
 from ..torch_internals import dynamo, tree, without_dispatch_modes
 from . import frontend_guards as guards
-from .patching import Patch
+from .patching import Method, Patch, Translator, Variable
 
-_NUMERIC = {
+_NUMERIC: dict[str, Callable[..., object]] = {
     "nb_add_impl": operator.add,
     "nb_subtract_impl": operator.sub,
     "nb_multiply_impl": operator.mul,
@@ -41,7 +42,7 @@ _NUMERIC = {
 }
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return isinstance(value, (np.number, np.bool_))
 
 
@@ -52,25 +53,27 @@ def _scalar_variable() -> Any:
     class NumpyScalarVariable(ConstantVariable):
         """A numpy scalar whose value is guarded, or was computed from guarded values."""
 
-        def __init__(self, value: Any, **kwargs: Any) -> None:
+        def __init__(self, value: np.generic, **kwargs: Any) -> None:
             VariableTracker.__init__(self, **kwargs)
             self.value = value
 
         def python_type(self) -> type:
             return type(self.value)
 
-        def as_proxy(self) -> Any:
+        def as_proxy(self) -> object:
             return self.value.item()
 
-        def call_method(self, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+        def call_method(
+            self, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]
+        ) -> Variable:
             constants = [a.as_python_constant() for a in args]
             named = {k: v.as_python_constant() for k, v in kwargs.items()}
             return VariableTracker.build(tx, getattr(self.value, name)(*constants, **named))
 
-    def number(name: str, compute: Any) -> Any:
+    def number(name: str, compute: Callable[..., object]) -> Method:
         before = getattr(ConstantVariable, name)
 
-        def slot(self: Any, tx: Any, *rest: Any, **options: Any) -> Any:
+        def slot(self: Variable, tx: Translator, *rest: Variable, **options: Variable) -> Variable:
             others = [other for other in rest if isinstance(other, VariableTracker)]
             reverse = options.get("reverse", True in rest)
             if not all(other.is_python_constant() for other in others):
@@ -90,8 +93,8 @@ def patches() -> list[Patch]:
     ConstantVariable, SourcelessBuilder = dynamo.ConstantVariable, dynamo.SourcelessBuilder
     scalar = _scalar_variable()
 
-    def wrap(original: Any) -> Any:
-        def _wrap(self: Any, value: Any) -> Any:
+    def wrap(original: Method) -> Method:
+        def _wrap(self: Variable, value: object) -> Variable:
             if not _is_scalar(value):
                 return original(self, value)
             self.install_guards(guards.equals)
@@ -99,8 +102,8 @@ def patches() -> list[Patch]:
 
         return _wrap
 
-    def create(original: Any) -> Any:
-        def create(*args: Any, **kwargs: Any) -> Any:
+    def create(original: Method) -> Method:
+        def create(*args: Any, **kwargs: Any) -> Variable:
             value = args[-1] if args else kwargs.get("value")
             if isinstance(value, scalar):
                 return value
@@ -108,58 +111,65 @@ def patches() -> list[Patch]:
 
         return create
 
-    def plain(original: Any) -> Any:
-        """The result of comparing numpy scalars is a constant; torch 2.11 does not know its type."""
-
-        def __init__(self: Any, value: Any, **kwargs: Any) -> None:
-            original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
-
-        return __init__
-
-    def fold(original: Any) -> Any:
-        """Let numpy compute its functions of constants."""
-
-        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-            members = [*args, *kwargs.values()]
-            pure = isinstance(self.value, np.ufunc) or "random" not in str(
-                getattr(self.value, "__module__", "random")
-            )
-            if pure and all(a.is_python_constant() for a in members):
-                named = {k: v.as_python_constant() for k, v in kwargs.items()}
-                try:
-                    result = self.value(*[a.as_python_constant() for a in args], **named)
-                except Exception:
-                    return original(self, tx, args, kwargs)
-                if _is_scalar(result) or type(result) in (bool, int, float):
-                    return SourcelessBuilder.create(tx, result)
-            return original(self, tx, args, kwargs)
-
-        return call_function
-
-    def typed(original: Any) -> Any:
-        """``torch.tensor`` of numpy scalars has their dtype, not the default one."""
-
-        def call_function(self: Any, tx: Any, args: Any, kwargs: Any) -> Any:
-            if (
-                self.value in (torch.tensor, torch.as_tensor, torch.asarray)
-                and "dtype" not in kwargs
-                and len(args) == 1
-                and args[0].is_python_constant()
-            ):
-                data = args[0].as_python_constant()
-                if any(_is_scalar(leaf) for leaf in tree.tree_leaves(data)):
-                    with without_dispatch_modes():
-                        dtype = torch.tensor(data).dtype
-                    kwargs = {**kwargs, "dtype": ConstantVariable.create(dtype)}
-            return original(self, tx, args, kwargs)
-
-        return call_function
-
     return [
         (dynamo.VariableBuilder, "_wrap", wrap),
         (SourcelessBuilder, "create", create),
         (ConstantVariable, "create", create),
-        (ConstantVariable, "__init__", plain),
-        (dynamo.NumpyVariable, "call_function", fold),
-        (dynamo.TorchInGraphFunctionVariable, "call_function", typed),
+        (ConstantVariable, "__init__", _plain),
+        (dynamo.NumpyVariable, "call_function", _fold),
+        (dynamo.TorchInGraphFunctionVariable, "call_function", _typed),
     ]
+
+
+def _plain(original: Method) -> Method:
+    """The result of comparing numpy scalars is a constant; torch 2.11 does not know its type."""
+
+    def __init__(self: Variable, value: object, **kwargs: Any) -> None:
+        original(self, bool(value) if isinstance(value, np.bool_) else value, **kwargs)
+
+    return __init__
+
+
+def _fold(original: Method) -> Method:
+    """Let numpy compute its functions of constants."""
+
+    def call_function(
+        self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+    ) -> Variable:
+        members = [*args, *kwargs.values()]
+        pure = isinstance(self.value, np.ufunc) or "random" not in str(
+            getattr(self.value, "__module__", "random")
+        )
+        if pure and all(a.is_python_constant() for a in members):
+            named = {k: v.as_python_constant() for k, v in kwargs.items()}
+            try:
+                result = self.value(*[a.as_python_constant() for a in args], **named)
+            except Exception:
+                return original(self, tx, args, kwargs)
+            if _is_scalar(result) or type(result) in (bool, int, float):
+                return dynamo.SourcelessBuilder.create(tx, result)
+        return original(self, tx, args, kwargs)
+
+    return call_function
+
+
+def _typed(original: Method) -> Method:
+    """``torch.tensor`` of numpy scalars has their dtype, not the default one."""
+
+    def call_function(
+        self: Variable, tx: Translator, args: list[Variable], kwargs: dict[str, Variable]
+    ) -> Variable:
+        if (
+            self.value in (torch.tensor, torch.as_tensor, torch.asarray)
+            and "dtype" not in kwargs
+            and len(args) == 1
+            and args[0].is_python_constant()
+        ):
+            data = args[0].as_python_constant()
+            if any(_is_scalar(leaf) for leaf in tree.tree_leaves(data)):
+                with without_dispatch_modes():
+                    dtype = torch.tensor(data).dtype
+                kwargs = {**kwargs, "dtype": dynamo.ConstantVariable.create(dtype)}
+        return original(self, tx, args, kwargs)
+
+    return call_function

@@ -7,34 +7,34 @@ critic that asks this about x is refused. For a parameter or a buffer the answer
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from .. import lookups
 from ..torch_internals import dynamo
 from . import frontend_guards as guards
-from .patching import Patch
+from .frontend_draws import Front
+from .patching import Method, OutputGraph, Patch, Translator, Variable
 
 _NAMES = (
     "is_leaf grad_fn _grad_fn grad _grad retains_grad output_nr _base _version name _backward_hooks "
     "_post_accumulate_grad_hooks"
 )
+
 #: what the front end calls to read an attribute of a tensor; the second from torch 2.15 on
 _READS = ("var_getattr", "tp_getattro_impl")
 _OF_THE_OBJECT = frozenset(_NAMES.split())
 
 
-def patches(front: Any) -> list[Patch]:
-    def refused(tx: Any, name: str, whose: str) -> Exception:
+def patches(front: Front) -> list[Patch]:
+    def refused(tx: Translator, name: str, whose: str) -> Exception:
         return front.blame(
             tx,
             f"the critic looks at .{name} of {whose}, which the tensor's numbers do not decide",
             "decide by an argument of the critic or an attribute of the module",
         )
 
-    def attribute(original: Any) -> Any:
-        def var_getattr(self: Any, tx: Any, name: str) -> Any:
+    def attribute(original: Method) -> Method:
+        def var_getattr(self: Variable, tx: Translator, name: str) -> Variable:
             if (name in _OF_THE_OBJECT or not hasattr(Tensor, name)) and _is_x(self, tx.output):
                 raise refused(tx, name, "its input")
             result = original(self, tx, name)
@@ -53,7 +53,7 @@ def patches(front: Any) -> list[Patch]:
     return [(dynamo.TensorVariable, name, attribute) for name in names]
 
 
-def _is_x(variable: Any, output: Any) -> bool:
+def _is_x(variable: Variable, output: OutputGraph) -> bool:
     """Whether this is x itself: ``x.contiguous()`` and ``x.to(x.dtype)`` may return x."""
     fake = variable.as_proxy().node.meta.get("example_value")
     return any(

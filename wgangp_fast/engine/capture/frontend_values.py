@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from ...rules.nodes import Argument, Operator
 from ..torch_internals import (
     dynamo,
     each_operator,
@@ -25,7 +26,8 @@ from ..torch_internals import (
     without_dispatch_modes,
 )
 from . import frontend_guards as guards
-from .patching import Patch
+from .frontend_draws import Front
+from .patching import Method, OutputGraph, Patch, Source, Translator, Variable
 
 
 class _Random(Exception):
@@ -36,13 +38,13 @@ class _Counter(Exception):
     """The value changes at every call."""
 
 
-def _not_random(func: Any, args: Any, kwargs: Any) -> Any:
+def _not_random(func: Operator, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Argument:
     if torch.Tag.nondeterministic_seeded in func.tags:
         raise _Random
     return func(*args, **kwargs)
 
 
-def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
+def _concrete(front: Front, output: OutputGraph, node: fx.Node, guarded: bool = True) -> Argument:
     """The value of a node of Dynamo's graph, computed from the inputs as they are now; None if it depends on
     x or cannot be computed. With ``guarded`` the graph becomes valid for these inputs only.
 
@@ -59,7 +61,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
         return None
     if guarded and any(_writes(n) and n.args and n.args[0] in placeholders for n in needed):
         raise _Counter
-    values: dict[fx.Node, Any] = {}
+    values: dict[fx.Node, Argument] = {}
     try:
         with _plain(), each_operator(_not_random):
             for each in node.graph.nodes:
@@ -79,7 +81,7 @@ def _concrete(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> A
     return values[node]
 
 
-def known(front: Any, output: Any, node: fx.Node, guarded: bool = True) -> Any:
+def known(front: Front, output: OutputGraph, node: fx.Node, guarded: bool = True) -> Argument:
     """:func:`_concrete`; None, with what to say, for random numbers."""
     try:
         return _concrete(front, output, node, guarded)
@@ -131,7 +133,7 @@ _IN_PLACE = frozenset(
 )
 
 
-def _is_constant_input(source: Any) -> bool:
+def _is_constant_input(source: Source) -> bool:
     while source is not None:
         if getattr(source, "local_name", None) in ("x", "draws") or "Random" in type(source).__name__:
             return False
@@ -142,7 +144,7 @@ def _is_constant_input(source: Any) -> bool:
     return False
 
 
-def _compute(output: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+def _compute(output: OutputGraph, node: fx.Node, values: dict[fx.Node, Argument]) -> Argument:
     if node.op == "placeholder":
         example = node.meta["grapharg"].example
         if isinstance(example, Tensor):
@@ -158,24 +160,34 @@ def _compute(output: Any, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
     raise NotImplementedError
 
 
-def number_patches(front: Any) -> list[Patch]:
+def number_patches(front: Front) -> list[Patch]:
     """Make constants of numbers that are read from tensors. Not at the first attempt: a number that is only a
     factor can be an input, new at each call."""
-    ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
-    VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
-    proxy_args_kwargs = dynamo.proxy_args_kwargs
 
-    def read(tx: Any, variable: Any, needed: bool = False) -> Any:
+    def read(tx: Translator, variable: Variable, needed: bool = False) -> Argument:
         found = known(front, tx.output, variable.as_proxy().node, front.numbers or needed)
         if found is None:
             return None
         front.read_number()
         return found if front.numbers or needed else None
 
-    def jumping(original: Any) -> Any:
-        """``if mask.any():``"""
+    jumping = _jumps(read)
+    patches: list[Patch] = [(dynamo.TensorVariable, "call_method", _methods(read))]
+    patches += [
+        (kind, "dispatch_table", jumping) for kind in _with_subclasses(dynamo.InstructionTranslatorBase)
+    ]
+    return patches
 
-        def instruction(self: Any, inst: Any) -> Any:
+
+def _jumps(read: Callable[..., Argument]) -> Callable[[list[Method]], list[Method]]:
+    """What makes a table of instructions in which a jump may depend on a tensor: ``if mask.any():``."""
+    ConstantVariable, TensorVariable = dynamo.ConstantVariable, dynamo.TensorVariable
+    jumps = {
+        code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
+    }
+
+    def jumping(original: Method) -> Method:
+        def instruction(self: Translator, inst: dis.Instruction) -> object:
             top = self.stack[-1]
             if isinstance(top, TensorVariable):
                 found = read(self, top, needed=True)
@@ -185,10 +197,18 @@ def number_patches(front: Any) -> list[Patch]:
 
         return instruction
 
-    def methods(original: Any) -> Any:
-        """``item`` and ``tolist``; and ``random_``, which the front end does not know."""
+    return lambda table: [jumping(entry) if code in jumps else entry for code, entry in enumerate(table)]
 
-        def call_method(self: Any, tx: Any, name: str, args: Any, kwargs: Any) -> Any:
+
+def _methods(read: Callable[..., Argument]) -> Callable[[Method], Method]:
+    """A tensor's ``item`` and ``tolist``; and ``random_``, which the front end does not know."""
+    VariableTracker, wrap_fx_proxy = dynamo.VariableTracker, dynamo.wrap_fx_proxy
+    proxy_args_kwargs = dynamo.proxy_args_kwargs
+
+    def methods(original: Method) -> Method:
+        def call_method(
+            self: Variable, tx: Translator, name: str, args: list[Variable], kwargs: dict[str, Variable]
+        ) -> Variable:
             if name in ("item", "tolist"):
                 found = read(tx, self)
                 if found is not None and (name == "tolist" or found.numel() == 1):
@@ -202,41 +222,29 @@ def number_patches(front: Any) -> list[Patch]:
 
         return call_method
 
-    def tables(kind: Any) -> Iterator[Any]:
-        yield kind
-        for below in kind.__subclasses__():
-            yield from tables(below)
-
-    patches: list[Patch] = [
-        (TensorVariable, "call_method", methods),
-    ]
-    jumps = {
-        code for name, code in dis.opmap.items() if "JUMP" in name and "IF_" in name and "NONE" not in name
-    }
-    for kind in tables(dynamo.InstructionTranslatorBase):
-        patches.append(
-            (
-                kind,
-                "dispatch_table",
-                lambda table: [
-                    jumping(entry) if code in jumps else entry for code, entry in enumerate(table)
-                ],
-            )
-        )
-    return patches
+    return methods
 
 
-def _random_(tensor: Tensor, *bounds: Any) -> Tensor:
+def _with_subclasses(kind: type) -> Iterator[type]:
+    yield kind
+    below: type
+    for below in kind.__subclasses__():
+        yield from _with_subclasses(below)
+
+
+def _random_(tensor: Tensor, *bounds: int) -> Tensor:
     if len(bounds) == 2:  # the same draws; "from" cannot be a keyword in code
         return tensor.random_(bounds[1] - bounds[0]).add_(bounds[0])
     return tensor.random_(*bounds)
 
 
-def shape_patches(front: Any) -> list[Patch]:
+def shape_patches(front: Front) -> list[Patch]:
     """Make constants of tensors whose shape depends on the data of constants."""
 
-    def concrete(original: Any) -> Any:
-        def run_node(tracer: Any, node: Any, args: Any, kwargs: Any, nnmodule: Any) -> Any:
+    def concrete(original: Method) -> Method:
+        def run_node(
+            tracer: Any, node: fx.Node, args: tuple[Argument, ...], kwargs: dict[str, Argument], nnmodule: Any
+        ) -> Argument:
             output = getattr(tracer, "output_graph", tracer)
             pending = getattr(output.shape_env, "pending_fresh_unbacked_symbols", [])
             before, failed = list(pending), None
@@ -250,17 +258,18 @@ def shape_patches(front: Any) -> list[Patch]:
                     raise
                 failed = error
             value = None if _name(node) in _TAKE_SIZES else known(front, output, node)
+            changed = None
             if value is None:
                 changed = _without_unknown_shape(front, output, node, args, kwargs)
-                if changed is None and failed is not None:
+            if value is None and changed is None:
+                if failed is not None:
                     raise failed
-                if changed is None:
-                    return result
+                return result
             front.read_number()
             pending[:] = before
-            if value is None:
-                return original(tracer, node, *changed, nnmodule)
-            return _frozen(output, node, value)
+            if changed is None:
+                return _frozen(output, node, value)
+            return original(tracer, node, *changed, nnmodule)
 
         return run_node
 
@@ -273,15 +282,17 @@ _TAKE_SIZES = frozenset(
 )
 
 
-def _unknown_shape(result: Any) -> bool:
+def _unknown_shape(result: Argument) -> bool:
     return any(isinstance(leaf, Tensor) and unknown_sizes(leaf) for leaf in tree.tree_leaves(result))
 
 
-def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kwargs: Any) -> Any:
+def _without_unknown_shape(
+    front: Front, output: OutputGraph, node: fx.Node, args: tuple[Argument, ...], kwargs: dict[str, Argument]
+) -> tuple[tuple[Argument, ...], dict[str, Argument]] | None:
     """Arguments with which a node that depends on x has a known shape: numbers in place of tensors that are
     sizes (``x.view(-1, self.width)``), indices in place of masks, the length of a repetition. The node gets
     them too. None if there are no such arguments."""
-    made: dict[fx.Node, Any] = {}
+    made: dict[fx.Node, Argument] = {}
     for source in node.all_input_nodes:
         fake = source.meta.get("example_value")
         if not isinstance(fake, Tensor) or fake.is_floating_point():
@@ -320,11 +331,11 @@ def _without_unknown_shape(front: Any, output: Any, node: fx.Node, args: Any, kw
     return tuple(_spliced(arg, lambda f: by_fake.get(id(f), f)) for arg in args), kwargs
 
 
-def _spliced(value: Any, replace: Callable[[Any], Any]) -> Any:
+def _spliced(value: Argument, replace: Callable[[Argument], Argument]) -> Argument:
     """Replace a mask of several dimensions by as many indices, in a tuple of indices."""
     if not isinstance(value, (tuple, list)):
         return replace(value) if isinstance(value, (fx.Node, Tensor)) else value
-    members: list[Any] = []
+    members: list[Argument] = []
     for member in value:
         new = _spliced(member, replace)
         members.extend(new if isinstance(new, tuple) and not isinstance(member, (tuple, list)) else [new])
@@ -335,12 +346,12 @@ def _name(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
 
 
-def _frozen(output: Any, node: fx.Node, value: Any) -> Any:
+def _frozen(output: OutputGraph, node: fx.Node, value: Argument) -> Argument:
     """Replace a node by its value, which is constant while the guards hold."""
     if isinstance(value, (tuple, list)):
         made = [_constant_node(output, node, member) for member in value]
         node.target, node.args = tuple, (made,)
-        result: Any = tuple(each.meta["example_value"] for each in made)
+        result: Argument = tuple(each.meta["example_value"] for each in made)
     else:
         node.target, node.args = _constant(output, value), ()
         result = _fake(output, value)
@@ -348,21 +359,21 @@ def _frozen(output: Any, node: fx.Node, value: Any) -> Any:
     return result
 
 
-def _constant_node(output: Any, before: fx.Node, value: Tensor) -> fx.Node:
+def _constant_node(output: OutputGraph, before: fx.Node, value: Tensor) -> fx.Node:
     with before.graph.inserting_before(before):
         made = before.graph.call_function(_constant(output, value))
     made.meta["example_value"] = _fake(output, value)
     return made
 
 
-def _constant(output: Any, value: Tensor) -> Callable[[], Tensor]:
+def _constant(output: OutputGraph, value: Tensor) -> Callable[[], Tensor]:
     def constant() -> Tensor:
         return torch.ops.aten.lift_fresh_copy.default(value)
 
     return constant
 
 
-def _fake(output: Any, value: Tensor) -> Any:
+def _fake(output: OutputGraph, value: Tensor) -> Tensor:
     return output.fake_mode.from_tensor(value, static_shapes=True)
 
 

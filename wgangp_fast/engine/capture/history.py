@@ -7,13 +7,13 @@ detached alias. The functional graph must have the derivatives of the eager code
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Hashable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ...errors import CaptureError
+from ...rules.nodes import Argument, Operator
 from ...rules.replace_data import replace_data
 from ..torch_internals import (
     functional,
@@ -42,15 +42,14 @@ class RecordHistory:
     gradients on: otherwise the grad mode of the code that reads it would decide its derivative.
     """
 
-    def __init__(self, inputs: Iterable[Any]) -> None:
+    def __init__(self, inputs: Iterable[Argument]) -> None:
         self.inputs = [tensor for tensor in inputs if isinstance(tensor, Tensor)]
-        self.roots: dict[
-            Any, Tensor
-        ] = {}  # storage -> the first tensor seen with it; others are views of that
-        self.detached: set[Any] = set()  # storages with an alias that has no history
+        # storage -> the first tensor seen with it; others are views of that
+        self.roots: dict[Hashable, Tensor] = {}
+        self.detached: set[Hashable] = set()  # storages with an alias that has no history
         self.replaced: list[Tensor] = []  # tensors that were given other memory (``t.data = ...``)
 
-    def __call__(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def __call__(self, func: Operator, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Argument:
         FunctionalTensor = functional.FunctionalTensor
         given = [v for v in tree.tree_leaves((args, kwargs)) if isinstance(v, FunctionalTensor)]
         for tensor in given:
@@ -99,7 +98,7 @@ class RecordHistory:
                 give_functional_value(root, replace_data(before, after))
 
 
-def _written(func: Any, args: Any, kwargs: Any) -> Iterator[Any]:
+def _written(func: Operator, args: tuple[Argument, ...], kwargs: dict[str, Argument]) -> Iterator[Argument]:
     """The arguments that an operator writes into."""
     for i, argument in enumerate(schema_of(func).arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:

@@ -8,17 +8,19 @@ and runs under ordinary autograd, so that its parameters get their gradients thr
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass, field
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor, fx, ops
 
 from ...errors import CaptureError
 from ...rules.assignment import strided_assignment
+from ...rules.nodes import Argument, NodeInfo, info_of
 from ...rules.registry import bind, find
 from ...rules.replace_data import replace_data, replaced
 from .. import torch_internals
-from ..effects import EFFECTS, give_data, write
+from ..effects import EFFECTS, Write, give_data, write
 from ..ir import args_of, is_float, result_of, value_of
 from .normalize import normalise
 from .trace import Effect
@@ -40,7 +42,7 @@ class Captured:
         python_effects: whether a call changes attributes, lists or other Python objects.
         plans: the plans derived so far, by ``options.plan_key``.
         batch_norm: the name of a batch norm in training mode, for a warning; None if there is none.
-        critic_step: its graphs for one, two and three batches, for a plan of the critic step, or the reason
+        critic_step: for a plan of the critic step, the graphs for one, two and three batches, or the reason
             why there are none; None: not tried yet.
         seen: captures of the critic for input that requires no gradient (as real and fake are in stock code),
             and how each differs from this one.
@@ -58,8 +60,8 @@ class Captured:
     batch_norm: str | None
     input_names: tuple[str, ...] = ()
     python_effects: bool = False
-    plans: dict[Any, Any] = field(default_factory=dict)
-    critic_step: Any = None
+    plans: dict[Hashable, Any] = field(default_factory=dict)
+    critic_step: tuple[fx.Graph, ...] | str | None = None
     seen: dict[Captured, str | None] = field(default_factory=dict)
     written: tuple[int, ...] = ()
     draws: bool = False
@@ -69,6 +71,10 @@ class Captured:
     def leaves(self) -> list[fx.Node]:
         """The placeholders after x."""
         return [n for n in self.critic.nodes if n.op == "placeholder"][1:]
+
+    def requiring_grad(self) -> list[int]:
+        """Positions of the leaves that a gradient is asked of."""
+        return [i for i, leaf in enumerate(self.leaves()) if info_of(leaf).requires_grad]
 
     def nodes(self) -> list[fx.Node]:
         """All nodes, those of the prologue first."""
@@ -120,7 +126,7 @@ def split(gm: fx.GraphModule, traced: fx.GraphModule, mutated: list[Effect]) -> 
     return captured
 
 
-def raise_if_fake(value: Any, node: fx.Node) -> None:
+def raise_if_fake(value: object, node: fx.Node) -> None:
     if torch_internals.is_fake(value):
         raise CaptureError(f"{node.name} is a constant without data")
 
@@ -152,7 +158,7 @@ class _Splitter:
     """Cuts a traced graph into prologue and critic."""
 
     def __init__(self, traced: fx.GraphModule, inputs: list[fx.Node], x_index: int, moving: set[fx.Node],
-                 score: fx.Node, outputs: list[Any], plan: list[tuple[str, int]],
+                 score: fx.Node, outputs: list[Argument], plan: list[tuple[str, int]],
                  effects: list[tuple[Effect, fx.Node]]) -> None:  # fmt: skip
         self.traced, self.inputs, self.x_index, self.moving = traced, inputs, x_index, moving
         self.score, self.outputs, self.plan, self.effects = score, outputs, plan, effects
@@ -165,6 +171,8 @@ class _Splitter:
         self.read = self._read_before_written(used)
         prologue = fx.Graph()
         held = {node: prologue.placeholder(node.name) for node in self.inputs}
+        for node, given in held.items():
+            given.meta["info"] = info_of(node)
         for node in self.calls:
             if node in before:
                 held[node] = self._prologue_node(prologue, node, held)
@@ -190,10 +198,9 @@ class _Splitter:
         # A node of its own, which returns the tensor itself: autograd saves that, and sees later data.
         for node in body:
             if node.op == "get_attr":
-                here[node] = critic.create_node("get_attr", node.target)
                 raise CaptureError("the critic creates a tensor constant")
             effect = self._effect_of(node)
-            if effect is not None and not _bases(node)[-1].meta["trains"]:
+            if effect is not None and not info_of(_bases(node)[-1]).requires_grad:
                 here[node] = critic.call_function(effect, (here[_bases(node)[-1]], here[args_of(node)[1]]))
             else:
                 here[node] = critic.node_copy(node, here.__getitem__)
@@ -204,7 +211,7 @@ class _Splitter:
                 continue
             if (i, value) in late:
                 update = critic.call_function(effect, (here[self.inputs[i]], here[value]))
-                update.meta = {"val": value_of(value), "no_grad": True}
+                update.meta = {"val": value_of(value), "info": NodeInfo(no_grad=True)}
             elif not self._given_early(value):
                 prologue.call_function(effect, (held[self.inputs[i]], held[value]))
         critic.output(here[self.score])
@@ -219,10 +226,10 @@ class _Splitter:
     @staticmethod
     def _leaf(graph: fx.Graph, node: fx.Node) -> fx.Node:
         leaf = graph.placeholder(node.name)
-        leaf.meta = {"val": value_of(node), "trains": node.meta.get("trains", False)}
+        leaf.meta = {"val": value_of(node), "info": NodeInfo(requires_grad=info_of(node).requires_grad)}
         return leaf
 
-    def _effect_of(self, node: fx.Node) -> Any:
+    def _effect_of(self, node: fx.Node) -> Write | None:
         """The write that a node results from, if the node is an input right after its data were replaced."""
         if node.target is not replace_data:
             return None
@@ -243,10 +250,11 @@ class _Splitter:
         return found
 
     def _prologue_node(self, prologue: fx.Graph, node: fx.Node, held: dict[fx.Node, fx.Node]) -> fx.Node:
-        if self._given_early(node):
+        effect = self._effect_of(node)
+        if effect is not None and self._given_early(node):
             # Return the tensor itself: autograd saves it, and sees later data as in eager code.
             base, data = _bases(node)[-1], args_of(node)[1]
-            return prologue.call_function(self._effect_of(node), (held[base], held[data]))
+            return prologue.call_function(effect, (held[base], held[data]))
         if node.target is replace_data:
             return prologue.call_function(replaced, tuple(held[n] for n in args_of(node)))
         if node.target is aten.as_strided_scatter.default:
@@ -257,13 +265,13 @@ class _Splitter:
             return prologue.call_function(_copied, (held[like], held[source]))
         new = prologue.node_copy(node, held.__getitem__)
         new.meta = dict(node.meta)
-        if node.meta.get("no_grad") and is_float(value_of(node)):
+        if info_of(node).no_grad and is_float(value_of(node)):
             new = prologue.call_function(aten.detach.default, (new,))
         return new
 
     def _prologue_nodes(self) -> set[fx.Node]:
         """Nodes that depend on trained parameters and not on x (but no cheap views), and their ancestors."""
-        carries = {n for n in self.inputs if n.meta["trains"]}
+        carries = {n for n in self.inputs if info_of(n).requires_grad}
         chosen: set[fx.Node] = set()
         for node in self.calls:
             if node in self.moving:
@@ -272,13 +280,13 @@ class _Splitter:
                 chosen.add(node)  # constants and numbers
                 continue
             differentiable = (
-                not node.meta.get("no_grad")
+                not info_of(node).no_grad
                 and node.target is not aten.detach.default
                 and any(s in carries for s in node.all_input_nodes)
             )
             if differentiable:
                 carries.add(node)
-                node.meta["trains"] = is_float(value_of(node))
+                node.meta["info"] = replace(info_of(node), requires_grad=is_float(value_of(node)))
                 if not self._stays(node):
                     chosen.add(node)
         chosen |= {

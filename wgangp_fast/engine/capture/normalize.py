@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
 
 import torch
 from torch import fx, ops
 
+from ...rules.nodes import Argument, Operator
 from ..ir import args_of, eliminate_dead_code, is_float, value_of
 
 aten = ops.aten
@@ -45,7 +45,7 @@ def normalise(graph: fx.Graph) -> None:
 def _copy(graph: fx.Graph, node: fx.Node) -> None:
     """Replace a copy into a complex tensor, which has no derivative, by a cast and an expansion."""
     val, source = value_of(node), args_of(node)[1]
-    steps: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
+    steps: list[tuple[Operator, tuple[Argument, ...], dict[str, Argument]]] = [
         (aten._to_copy.default, (), {"dtype": val.dtype}),
         (aten.expand.default, (list(val.shape),), {}),
         (aten.clone.default, (), {"memory_format": torch.contiguous_format}),
@@ -140,14 +140,14 @@ def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
         graph.erase_node(member)
 
 
-def _untransposed(node: Any) -> fx.Node | None:
+def _untransposed(node: Argument) -> fx.Node | None:
     return args_of(node)[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
 
 
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)
 
 
-def _replace(graph: fx.Graph, node: fx.Node, target: Any, args: tuple[Any, ...]) -> fx.Node:
+def _replace(graph: fx.Graph, node: fx.Node, target: Operator, args: tuple[Argument, ...]) -> fx.Node:
     with graph.inserting_before(node):
         new = graph.call_function(target, args)
     new.meta = dict(node.meta)
@@ -166,7 +166,7 @@ def _addmm(graph: fx.Graph, node: fx.Node) -> None:
         _sum_of_product(graph, node, aten.mm.default)
 
 
-def _sum_of_product(graph: fx.Graph, node: fx.Node, product: Any) -> None:
+def _sum_of_product(graph: fx.Graph, node: fx.Node, product: Operator) -> None:
     base, a, b = args_of(node)
     beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
     with graph.inserting_before(node):

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
-Patch = tuple[Any, str, Callable[[Any], Any]]  # owner, attribute, function from the old value to the new one
+#: Dynamo's objects, whose classes differ from torch to torch: what stands for a value of the critic's Python
+#: (``VariableTracker``), what runs its bytecode (``InstructionTranslator``), the graph that it collects
+#: (``OutputGraph``), where a value comes from (``Source``), and the maker and the record of a guard on it
+Variable: TypeAlias = Any
+Translator: TypeAlias = Any
+OutputGraph: TypeAlias = Any
+Source: TypeAlias = Any
+GuardBuilder: TypeAlias = Any
+Guard: TypeAlias = Any
+
+Method = Callable[..., Any]  # a function of torch's that is replaced, or what replaces it
+Patch = tuple[object, str, Callable[[Any], Any]]  # owner, attribute, the new value from the old
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError, NotNow, Unavailable
+from ...wrappers import Critic, Output
 
 # Error of torch or the engine (its type, first line and explanation), what it means for the critic, and what
 # to do about it. The first row that matches is used.
@@ -198,12 +199,12 @@ def user_line(error: BaseException) -> str:
     return _line_in(str(error))  # torch keeps only the text of an error in the backend
 
 
-def innermost(frames: Iterable[tuple[str, Any, Any]]) -> str:
+def innermost(frames: Iterable[tuple[str, int | str | None, str | None]]) -> str:
     """The last of the frames ``(file, line, code)`` that is the user's, in words."""
     found = ""
     for file, number, code in frames:
         if _is_users(file):
-            code = code or linecache.getline(file, int(number))
+            code = code or linecache.getline(file, int(number or 0))
             found = f"{file}, line {number}" + (f" ({code.strip()})" if code and code.strip() else "")
     return found
 
@@ -291,7 +292,7 @@ class Refusals:
         self._of: dict[Any, _Refused] = {}
         self._in_a_row, self._passed, self._last = 0, 0, ("", "")
 
-    def standing(self, critic: Any, output: Any, x: Tensor) -> CaptureError | None:
+    def standing(self, critic: Critic, output: Output | None, x: Tensor) -> CaptureError | None:
         """The refusal of this kind of call, unless a capture is to be tried now."""
         found = self._of.get(_kind(critic, output, x))
         if found is not None:
@@ -301,7 +302,7 @@ class Refusals:
         self._passed += 1
         return None if self._passed % 64 == 0 else refusal(*self._last)
 
-    def add(self, critic: Any, output: Any, x: Tensor, error: CaptureError) -> None:
+    def add(self, critic: Critic, output: Output | None, x: Tensor, error: CaptureError) -> None:
         """This kind of call could not be captured."""
         kind = _kind(critic, output, x)
         found = self._of.get(kind)
@@ -313,7 +314,7 @@ class Refusals:
         self._of[kind] = _Refused(error)
         self._in_a_row, self._last = self._in_a_row + 1, (str(error), error.remedy)
 
-    def end(self, critic: Any, output: Any, x: Tensor) -> None:
+    def end(self, critic: Critic, output: Output | None, x: Tensor) -> None:
         """This kind of call was captured."""
         self._in_a_row = 0
         if self._of:
@@ -328,7 +329,7 @@ def _alive(kind: tuple[Any, ...]) -> bool:
     return all(part.reference() is not None for part in kind if isinstance(part, _Same))
 
 
-def _kind(critic: Any, output: Any, x: Tensor) -> tuple[Any, ...]:
+def _kind(critic: Critic, output: Output | None, x: Tensor) -> tuple[Any, ...]:
     """What a refusal is about."""
     parts: list[Any] = [x.shape, x.stride(), x.dtype, x.device, torch.is_autocast_enabled(x.device.type)]
     for value in (*_reached(critic), *_reached(output)):

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx
 
 from ...errors import CaptureError
+from ...rules.nodes import Argument, Operator, info_of
 from ...rules.registry import OPERATOR, PACKET
 from .. import torch_internals
 from ..ir import is_float
 from ..torch_internals import functional
 from .history import RecordHistory
-from .patching import Patch, patched
+from .patching import Method, Patch, patched
 
 aten = torch.ops.aten
 
@@ -55,7 +56,7 @@ def _ordinary_checks() -> list[Patch]:
     made for another kind of capture."""
     owner = torch_internals.ordering_by_tokens()
 
-    def without_check(original: Any) -> Any:
+    def without_check(original: Method) -> Method:
         return lambda op: op is not aten._linalg_check_errors.default and original(op)
 
     return [(owner, name, without_check) for name in ("has_effects", "_has_effects") if owner is not None]
@@ -65,38 +66,19 @@ Effect = tuple[int, bool]  # an input's position, and whether it gets other memo
 
 
 def trace(
-    gm: fx.GraphModule, example_inputs: list[Any]
+    gm: fx.GraphModule, example_inputs: list[Argument]
 ) -> tuple[fx.GraphModule, fx.GraphModule, list[Effect]]:
     """Dynamo's graph as functional ATen, and the inputs into which its last outputs are to be written."""
-    checkpoints: list[fx.Node] = []
-    for node in gm.graph.nodes:
-        if node.op == "call_method" and node.target in (
-            "register_hook",
-            "register_post_accumulate_grad_hook",
-        ):
-            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
-        if torch_internals.is_higher_order(node.target):
-            if "checkpoint" not in str(node.target):
-                raise CaptureError(
-                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
-                )
-            node.target, node.kwargs = _call_body, {}  # a checkpoint saves memory and computes the same
-            checkpoints.append(node)
-    gm.recompile()
+    checkpoints = _without_checkpoints(gm)
     mode = torch_internals.fake_mode_of_capture()
     if mode is None:
         raise CaptureError("no fake tensor mode is active")
-    for node in gm.graph.nodes:
-        if node.op == "placeholder":
-            example = node.meta.get("example_value")
-            if isinstance(example, Tensor):
-                for size in (*example.shape, *example.stride()):
-                    int(size)  # this guards it: shapes are static, and each has its own graph
+    _guard_shapes(gm)
     fakes = [mode.from_tensor(e, static_shapes=True) if isinstance(e, Tensor) else e for e in example_inputs]
     mutated: list[Effect] = []
     lines = _Lines(gm)
 
-    def values(*inputs: Any) -> list[Any]:
+    def values(*inputs: Argument) -> list[Argument]:
         mutated.clear()
         with functional.FunctionalTensorMode():
             wrapped = [functional.to_fun(i) if isinstance(i, Tensor) else i for i in inputs]
@@ -130,18 +112,49 @@ def trace(
             where = node.meta.get("stack_trace", "")  # as text: torch 2.15 keeps nothing else
             raise CaptureError(f"a checkpoint reads a tensor that the critic changes in place\n{where}")
     for node, fake in zip(traced.graph.find_nodes(op="placeholder"), fakes):
-        node.meta["trains"] = is_float(fake) and fake.requires_grad  # the traced value no longer knows
+        requires_grad = is_float(fake) and fake.requires_grad  # the traced value no longer knows
+        node.meta["info"] = replace(info_of(node), requires_grad=requires_grad)
     for node in traced.graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
         node.meta["val"] = None
     _check_static(traced)
     return gm, traced, mutated
 
 
-def _call_body(body: Any, *args: Any) -> Any:
+def _without_checkpoints(gm: fx.GraphModule) -> list[fx.Node]:
+    """Checkpoints become plain calls, which are returned. Hooks and custom Functions are refused."""
+    checkpoints: list[fx.Node] = []
+    for node in gm.graph.nodes:
+        if node.op == "call_method" and node.target in (
+            "register_hook",
+            "register_post_accumulate_grad_hook",
+        ):
+            raise CaptureError("the critic registers a gradient hook on an intermediate tensor")
+        if torch_internals.is_higher_order(node.target):
+            if "checkpoint" not in str(node.target):
+                raise CaptureError(
+                    f"the critic uses {node.target} (a custom autograd.Function or a control-flow operator)"
+                )
+            node.target, node.kwargs = _call_body, {}  # a checkpoint saves memory and computes the same
+            checkpoints.append(node)
+    gm.recompile()
+    return checkpoints
+
+
+def _guard_shapes(gm: fx.GraphModule) -> None:
+    """Shapes are static: each has a graph of its own."""
+    for node in gm.graph.nodes:
+        if node.op == "placeholder":
+            example = node.meta.get("example_value")
+            if isinstance(example, Tensor):
+                for size in (*example.shape, *example.stride()):
+                    int(size)  # which guards it
+
+
+def _call_body(body: Callable[..., Argument], *args: Argument) -> Argument:
     return body(*args)
 
 
-def _is_custom(target: Any) -> bool:
+def _is_custom(target: Operator) -> bool:
     """Whether this is an operator of ``torch.library``, not of torch."""
     return isinstance(target, (OPERATOR, PACKET)) and not str(target).startswith(
         ("aten.", "prims.", "wgangp_fast.")
@@ -160,14 +173,14 @@ class _Lines(fx.Interpreter):
     now: str | None = None
     recording = True
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: fx.Node) -> Argument:
         self.now, self.recording = n.meta.get("stack_trace"), torch.is_grad_enabled()
         return super().run_node(n)
 
     def note(self, node: fx.Node) -> None:
         """Record at a traced node its line in the user's code, and whether gradients were off there."""
         if not (self.recording if _is_custom(node.target) else torch.is_grad_enabled()):
-            node.meta["no_grad"] = True
+            node.meta["info"] = replace(info_of(node), no_grad=True)
         if self.now:
             node.meta["stack_trace"] = self.now
 

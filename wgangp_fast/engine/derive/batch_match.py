@@ -8,11 +8,10 @@ third graph along the dimension that is three times as long as in the first.
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, fx
 
 from ...errors import NotBatchable
+from ...rules.nodes import Argument
 from ..ir import POINTS, REST, WHOLE, value_of
 
 
@@ -55,7 +54,7 @@ class BatchMatch:
         return (dim, 0, size) if rows == POINTS else (dim, size, 2 * size)
 
 
-def batch_dim(a: Any, b: Any) -> int | None:
+def batch_dim(a: Argument, b: Argument) -> int | None:
     """The dimension in which ``b`` is three times as long as ``a``; None if the shapes are equal."""
     if not isinstance(a, Tensor):
         return None

@@ -8,20 +8,18 @@ where stock code needs 12 or more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, fx
 
 from ...rules.bilinear import Bilinear
-from ...rules.registry import Rule
+from ...rules.nodes import Argument, Operator, Value
+from ...rules.registry import Rule, Slots
 from ..ir import REST, WHOLE, Sweeps, args_of, is_float, value_of
 from .batch_match import BatchMatch
 from .four_sweeps import Derivation
-from .graph_builder import TracedSite
-
-Critic = Callable[[Tensor], Any]
+from .graph_builder import GraphBuilder, TracedSite, slot_nodes
 
 
 class CriticStepDerivation(Derivation):
@@ -35,9 +33,9 @@ class CriticStepDerivation(Derivation):
     def __init__(self, match: BatchMatch, wants_x: bool, wanted: Iterable[int]) -> None:
         super().__init__(match.one, wants_x, wanted)
         self.match = match
-        self.rest: dict[fx.Node, Any] = {}  # adjoints of the rows of real and fake
-        self.others: dict[fx.Node, tuple[TracedSite, Rule]] = {}  # a node and its rule at those rows
-        self.pieces: dict[Any, Any] = {}
+        self.rest: dict[fx.Node, Value] = {}  # adjoints of the rows of real and fake
+        self.others: dict[tuple[fx.Node, str], tuple[TracedSite, Rule]] = {}  # nodes at some rows
+        self.pieces: dict[tuple[GraphBuilder, fx.Node, int | None, str], Value] = {}
         self.counted = self._counted()
 
     def _at_rows(self, node: fx.Node, rows: str) -> fx.Node:
@@ -46,7 +44,7 @@ class CriticStepDerivation(Derivation):
     def _base_node(self, at_rows: fx.Node) -> fx.Node:
         return self.match.base_node[at_rows]
 
-    def _rows(self, value: Any, node: fx.Node, key: int | None, rows: str) -> Any:
+    def _rows(self, value: Value, node: fx.Node, key: int | None, rows: str) -> Value:
         cut = None if not isinstance(value, fx.Proxy) else self.match.cut(node, key, rows)
         if cut is None:
             return value
@@ -57,7 +55,7 @@ class CriticStepDerivation(Derivation):
             self.pieces[name] = torch.narrow(value, *cut)
         return self.pieces[name]
 
-    def _again(self, node: fx.Node, rows: str) -> Any:
+    def _again(self, node: fx.Node, rows: str) -> Value:
         """A value made from the number of rows, ``arange`` for instance, computed again for these rows: cut
         out of the value for all rows it would not begin at zero."""
         name = (self.builder, node, None, rows)
@@ -67,7 +65,7 @@ class CriticStepDerivation(Derivation):
                 {self._at_rows(n, rows): n for n in node.all_input_nodes},
             )
             args, kwargs = fx.map_arg((args_of(at_rows), at_rows.kwargs), lambda n: self._read(one[n], rows))
-            target: Any = at_rows.target
+            target: Operator = at_rows.target
             self.pieces[name] = self.builder.create(target, args, kwargs)
         return self.pieces[name]
 
@@ -84,11 +82,11 @@ class CriticStepDerivation(Derivation):
         return found
 
     def _take_seeds(self) -> None:
-        seeds: Any = self.backward.placeholder("seed")
+        seeds: Value = self.backward.placeholder("seed")
         seeds.node.meta["val"] = value_of(self.x), value_of(self._at_rows(self.score, REST))
         self.tangent[self.x], self.rest[self.score] = seeds[0], seeds[1]
 
-    def _results(self) -> tuple[Any, Any]:
+    def _results(self) -> tuple[Argument, Argument]:
         result = (self.cotangent[self.x].node, self.primal[self.score].node)
         adjoints = (self.adjoint.get(self.x), self.rest.get(self.x)) if self.wants_x else (None, None)
         return result, tuple(None if a is None else a.node for a in adjoints)
@@ -106,22 +104,20 @@ class CriticStepDerivation(Derivation):
 
     def _other(self, node: fx.Node, rows: str = REST) -> tuple[TracedSite, Rule]:
         """The node at the rows of real and fake, and its rule there."""
-        if (node, rows) not in self.pieces:
+        if (node, rows) not in self.others:
             active = self.sites[node].active
             site = self._site(node, active, rows)
-            moving = active or frozenset(
-                s for s, n in self._slot_nodes(node).items() if n in self.requires_grad
-            )
-            self.pieces[node, rows] = (
+            moving = active or frozenset(s for s, n in slot_nodes(node).items() if n in self.requires_grad)
+            self.others[node, rows] = (
                 site,
                 self._rule(self._at_rows(node, rows), site, moving, self.asked[node]),
             )
-        return self.pieces[node, rows]
+        return self.others[node, rows]
 
     def _meets(self, node: fx.Node) -> bool:
         """Whether one call of a product can serve the penalty points and the other rows: rows are its first
         dimension, and its other factor is the same for all."""
-        rule, slots = self.rules[node], self._slot_nodes(node)
+        rule, slots = self.rules[node], slot_nodes(node)
         if not isinstance(rule, Bilinear) or rule.merge != 0 or node not in self.requires_grad:
             return False
         a, b = slots.get(rule.a), slots.get(rule.b)
@@ -148,22 +144,22 @@ class CriticStepDerivation(Derivation):
                 self._adjoint_at(node)
             if d is not None:
                 site, rule = self._other(node)
-                wanted = frozenset(s for s, n in self._slot_nodes(node).items() if n in self.requires_grad)
+                wanted = frozenset(s for s, n in slot_nodes(node).items() if n in self.requires_grad)
                 self._add_rest(node, rule.vjp(site, d, wanted))
 
-    def _add_rest(self, node: fx.Node, found: Any) -> None:
-        slots = self._slot_nodes(node)
+    def _add_rest(self, node: fx.Node, found: Slots) -> None:
+        slots = slot_nodes(node)
         batched = {slot for slot in found if self.match.dim(slots[slot]) is not None}
         self._add(self.rest, node, {s: v for s, v in found.items() if s in batched}, self.requires_grad)
         self._add(
             self.adjoint, node, {s: v for s, v in found.items() if s not in batched}, self.requires_grad
         )
 
-    def _meet(self, node: fx.Node, d: Any) -> None:
+    def _meet(self, node: fx.Node, d: Value) -> None:
         """Sweep 4 at a product, with the adjoints of the penalty points and of the other rows in one call."""
         c = self._gather(self.adjoint, node)
         rows = REST if c is None else WHOLE
-        (site, rule), slots = self._other(node, rows), self._slot_nodes(node)
+        (site, rule), slots = self._other(node, rows), slot_nodes(node)
         assert isinstance(rule, Bilinear)
         t = self._tangents(node)
         g = None if self._second_order_in_sweep3(node) else self._gather(self.cotangent, node)

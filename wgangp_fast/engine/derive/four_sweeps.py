@@ -11,18 +11,18 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Iterable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from ...rules import Rule, Site, rule_of
-from ...rules.registry import OPERATOR, bind, plus
+from ...rules.nodes import Argument, Operator, Value, info_of
+from ...rules.registry import OPERATOR, Slots, bind, plus
 from ..ir import (
     POINTS,
     WHOLE,
+    DerivedNode,
     DeriveError,
-    NodeInfo,
     Sweeps,
     args_of,
     differentiable,
@@ -32,7 +32,7 @@ from ..ir import (
     result_of,
     value_of,
 )
-from .graph_builder import Arguments, GraphBuilder, Number, TracedSite, fake_values, is_number
+from .graph_builder import Arguments, GraphBuilder, Number, TracedSite, fake_values, is_number, slot_nodes
 
 aten = torch.ops.aten
 
@@ -42,8 +42,7 @@ class Derivation:
 
     Args:
         graph: the functional ATen graph of the critic. Placeholders are x, then the leaves; the output
-            is the score. ``node.meta["val"]`` is the fake value, ``node.meta["no_grad"]`` is true where
-            the critic had switched gradients off.
+            is the score. ``node.meta["val"]`` is the fake value, ``node.meta["info"]`` what else is known.
         wants_x: whether the adjoint of x itself is wanted (real or fake requires a gradient).
         wanted: indices of the leaves whose gradients are wanted.
     """
@@ -65,13 +64,13 @@ class Derivation:
 
         self.forward, self.backward = GraphBuilder(), GraphBuilder()
         self.builder = self.forward
-        self.primal: dict[fx.Node, Any] = {}  # sweep 1, in the forward graph
-        self.members: dict[tuple[fx.Node, int], Any] = {}  # of tuples, in the forward graph
+        self.primal: dict[fx.Node, Value] = {}  # sweep 1, in the forward graph
+        self.members: dict[tuple[fx.Node, int], Value] = {}  # of tuples, in the forward graph
         self.imported: dict[fx.Node, fx.Proxy] = {}  # forward-graph node -> backward-graph placeholder
         self.saved: list[fx.Node] = []
-        self.cotangent: dict[fx.Node, Any] = {}
-        self.tangent: dict[fx.Node, Any] = {}
-        self.adjoint: dict[fx.Node, Any] = {}
+        self.cotangent: dict[fx.Node, Value] = {}
+        self.tangent: dict[fx.Node, Value] = {}
+        self.adjoint: dict[fx.Node, Value] = {}
 
     # structure ------------------------------------------------------------------------------------
 
@@ -98,7 +97,7 @@ class Derivation:
             val = value_of(node)
             if not (is_float(val) or isinstance(val, (tuple, list))):
                 continue
-            slots = self._slot_nodes(node)
+            slots = slot_nodes(node)
             active = frozenset(s for s, n in slots.items() if n in self.depends_on_x)
             requires_grad = any(n in self.requires_grad for n in slots.values())
             if not active and not requires_grad:
@@ -114,7 +113,7 @@ class Derivation:
                 self.requires_grad.add(node)
 
     def _rule(self, node: fx.Node, site: TracedSite, active: frozenset[str], outputs: frozenset[int]) -> Rule:
-        op: Any = node.target
+        op: Operator = node.target
         drawn = torch.Tag.nondeterministic_seeded in op.tags and op is not aten.native_dropout.default
         if drawn and site.arguments.get("training") is not False:
             raise DeriveError(f"{node.target} draws random numbers that depend on the critic's input")
@@ -137,25 +136,12 @@ class Derivation:
             return frozenset(range(len(val)))
         return frozenset({0})
 
-    def _slot_nodes(self, node: fx.Node) -> dict[str, fx.Node]:
-        bound = bind(node.target, args_of(node), node.kwargs)
-        found: dict[str, fx.Node] = {}
-        for name, value in bound.items():
-            if isinstance(value, fx.Node):
-                if is_float(value_of(value)):
-                    found[name] = value
-            elif isinstance(value, (list, tuple)):
-                for i, member in enumerate(value):
-                    if isinstance(member, fx.Node) and is_float(value_of(member)):
-                        found[f"{name}.{i}"] = member
-        return found
-
     def _site(self, node: fx.Node, active: frozenset[str], rows: str = POINTS) -> TracedSite:
         """The node as its rule sees it, for some of the batch's rows."""
         sources = bind(node.target, args_of(node), node.kwargs)
         at_rows = self._at_rows(node, rows)
 
-        def read(kind: str, key: Any) -> Any:
+        def read(kind: str, key: Argument) -> Value:
             if kind == "in":
                 name, _, index = key.partition(".")
                 return self._read(sources[name][int(index)] if index else sources[name], rows)
@@ -176,7 +162,7 @@ class Derivation:
         site = TracedSite(node.target, Arguments(arguments), read, active, value_of(at_rows))
         site.current = lambda: self.builder
         site.here = self._here
-        site.notes = at_rows.meta
+        site.info = info_of(at_rows)
         return site
 
     # what CriticStepDerivation overrides: here all rows are penalty points ---------------------------
@@ -189,7 +175,7 @@ class Derivation:
         """The inverse of :meth:`_at_rows`."""
         return at_rows
 
-    def _rows(self, value: Any, node: fx.Node, key: int | None, rows: str) -> Any:
+    def _rows(self, value: Value, node: fx.Node, key: int | None, rows: str) -> Value:
         """Some rows of ``value``, which a node (or its member ``key``) has for the whole batch."""
         return value
 
@@ -201,16 +187,16 @@ class Derivation:
         seed = self.tangent[self.x] = self.backward.placeholder("seed")
         seed.node.meta["val"] = value_of(self.x)
 
-    def _results(self) -> tuple[Any, Any]:
+    def _results(self) -> tuple[Argument, Argument]:
         """What the forward and the backward graph return before saved values and gradients of leaves."""
         return self.cotangent[self.x].node, _node(self.adjoint.get(self.x) if self.wants_x else None)
 
     # values ---------------------------------------------------------------------------------------
 
-    def _read(self, source: fx.Node, rows: str = POINTS) -> Any:
+    def _read(self, source: fx.Node, rows: str = POINTS) -> Value:
         return self._rows(self._here(self.primal[source]), source, None, rows)
 
-    def _here(self, value: Any) -> Any:
+    def _here(self, value: Value) -> Value:
         """A forward graph's value in the graph being written; it is saved if that is the backward graph."""
         if self.builder is self.forward or not isinstance(value, fx.Proxy):
             return value
@@ -221,13 +207,13 @@ class Derivation:
             self.imported[value.node] = self.backward.placeholder(f"saved_{value.node.name}")
         return self.imported[value.node]
 
-    def _there(self, value: Any) -> Any:
+    def _there(self, value: Value) -> Value:
         """Cotangents (a proxy, or a tuple for several outputs) in the graph being written."""
         if isinstance(value, (tuple, list)):
             return tuple(self._here(v) for v in value)
         return self._here(value)
 
-    def _gather(self, table: dict[fx.Node, Any], node: fx.Node) -> Any:
+    def _gather(self, table: dict[fx.Node, Value], node: fx.Node) -> Value:
         """The entry of a node; for a node with several outputs the tuple of its members' entries."""
         val = value_of(node)
         if not isinstance(val, (tuple, list)):
@@ -265,8 +251,9 @@ class Derivation:
             args, kwargs = fx.map_arg(
                 (args_of(at_rows), at_rows.kwargs), lambda n: self.primal[self._base_node(n)]
             )
-            if "run" in at_rows.meta:
-                self.primal[node] = at_rows.meta["run"](*args)
+            run = info_of(at_rows).run
+            if run is not None:
+                self.primal[node] = run(*args)
             elif node.target is operator.getitem:
                 self.primal[node] = self.members[node.all_input_nodes[0], args[1]] = args[0][args[1]]
             else:
@@ -289,8 +276,8 @@ class Derivation:
         if self.x not in self.cotangent:
             raise DeriveError("the critic's output does not depend on x")
 
-    def _add(self, table: dict[fx.Node, Any], node: fx.Node, found: Any, where: set[fx.Node]) -> None:
-        slots = self._slot_nodes(node)
+    def _add(self, table: dict[fx.Node, Value], node: fx.Node, found: Slots, where: set[fx.Node]) -> None:
+        slots = slot_nodes(node)
         for slot, value in found.items():
             source = slots[slot]
             if value is None or source not in where:
@@ -322,7 +309,7 @@ class Derivation:
             bending = rule.second_order_slots(site, moving) if moving else frozenset()
             if stock and moving:
                 bending = bending | rule.explicit_zeros(site, moving)
-            for slot, source in self._slot_nodes(node).items():
+            for slot, source in slot_nodes(node).items():
                 if source in self.requires_grad and (
                     slot in bending or (node in reached and node in self.requires_grad)
                 ):
@@ -354,9 +341,9 @@ class Derivation:
     def _second_order_in_sweep3(self, node: fx.Node) -> bool:
         return self.rules[node].second_order_in_sweep3(self.sites[node])
 
-    def _add_second_order(self, node: fx.Node, t: dict[str, Any]) -> None:
+    def _add_second_order(self, node: fx.Node, t: dict[str, Value]) -> None:
         """Add a node's second-order term alone: its output has no adjoint, or the term is added early."""
-        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         g = self._gather(self.cotangent, node)
         if g is None:
             return
@@ -373,14 +360,14 @@ class Derivation:
             if node in self.rules and node in self.requires_grad and self._has(with_adjoint, node):
                 self._adjoint_at(node)
 
-    def _tangents(self, node: fx.Node) -> dict[str, Any]:
-        slots = self._slot_nodes(node)
+    def _tangents(self, node: fx.Node) -> dict[str, Value]:
+        slots = slot_nodes(node)
         active = self.sites[node].active  # a set, whose order differs from process to process
         return {s: self.tangent[n] for s, n in slots.items() if s in active and n in self.tangent}
 
     def _adjoint_at(self, node: fx.Node) -> None:
         """Sweep 4 at one node."""
-        site, rule, slots = self.sites[node], self.rules[node], self._slot_nodes(node)
+        site, rule, slots = self.sites[node], self.rules[node], slot_nodes(node)
         t = self._tangents(node)
         c = self._gather(self.adjoint, node)
         if c is None:
@@ -431,9 +418,9 @@ class Derivation:
             [self._info(n, with_adjoint) for n in self.calls if n.target is not operator.getitem],
         )
 
-    def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> NodeInfo:
+    def _info(self, node: fx.Node, with_adjoint: set[fx.Node]) -> DerivedNode:
         rule = self.rules.get(node) if node in self.depends_on_x or node in self.requires_grad else None
-        return NodeInfo(
+        return DerivedNode(
             node.name,
             _operator_name(node.target),
             type(rule).__name__ if rule else "constant",
@@ -443,11 +430,11 @@ class Derivation:
         )
 
 
-def _node(value: Any) -> fx.Node | None:
+def _node(value: Value) -> fx.Node | None:
     return None if value is None else value.node
 
 
-def _operator_name(target: Any) -> str:
+def _operator_name(target: Operator) -> str:
     """``aten.relu.default``, or ``wgangp_fast.norm_act`` for the package's own."""
     return str(target) if isinstance(target, OPERATOR) else f"wgangp_fast.{target.__name__}"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, fx
 from ...ops.activations import ACTIVATIONS, NAMES, NUMBER
 from ...ops.registry import KERNELS, Kernels, acc
 from ...rules import products
+from ...rules.nodes import info_of
 from ...rules.registry import bind
 from ..ir import args_of, depending_on, value_of
 from .pool_into_conv import merge_pooling
@@ -82,7 +84,7 @@ class Lowering:
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
-            if node not in self.moves or node.op != "call_function" or node.meta.get("no_grad"):
+            if node not in self.moves or node.op != "call_function" or info_of(node).no_grad:
                 continue
             if node.target is aten.native_group_norm.default:
                 self._group_norm(node)
@@ -91,7 +93,7 @@ class Lowering:
             elif node.target is aten.mul.Tensor:
                 self._gate(node)
         for node in list(self.graph.nodes):
-            if node.target in ACTS and node in self.moves and not node.meta.get("no_grad"):
+            if node.target in ACTS and node in self.moves and not info_of(node).no_grad:
                 self._activation(node)
 
     # norms ----------------------------------------------------------------------------------------
@@ -128,7 +130,8 @@ class Lowering:
                 break
         wide = val.new_empty(stats, dtype=acc(val.dtype))
         made = self._insert(node, "norm_act", (*tensors, groups, dims, eps, *act))
-        made.meta = {**last.meta, "val": (value_of(last), wide, wide), "kernel_of": _names(node, last, act)}
+        info = replace(info_of(last), kernel_of=_names(node, last, act))
+        made.meta = {**last.meta, "val": (value_of(last), wide, wide), "info": info}
         with self.graph.inserting_after(made):
             first = self.graph.call_function(operator.getitem, (made, 0))
         first.meta = dict(last.meta)
@@ -139,7 +142,7 @@ class Lowering:
     # activations ----------------------------------------------------------------------------------
 
     def _encoded(self, node: fx.Node) -> Encoded | None:
-        if node.op != "call_function" or node.target not in ACTS or node.meta.get("no_grad"):
+        if node.op != "call_function" or node.target not in ACTS or info_of(node).no_grad:
             return None
         bound = bind(node.target, args_of(node), node.kwargs)
         if any(isinstance(value, fx.Node) for name, value in bound.items() if name != "self"):
@@ -156,7 +159,8 @@ class Lowering:
             return
         bias, dim = (None, 1) if self.on_cpu else self._take_bias(h)
         made = self._insert(node, "bias_act", (args_of(node)[0], bias, dim, *act))
-        made.meta = {**node.meta, "kernel_of": ("bias + " if bias is not None else "") + NAMES[act[0]]}
+        name = ("bias + " if bias is not None else "") + NAMES[act[0]]
+        made.meta = {**node.meta, "info": replace(info_of(node), kernel_of=name)}
         self.moves.add(made)
         node.replace_all_uses_with(made)
         self._erase(node)
@@ -189,7 +193,7 @@ class Lowering:
         if not _supported(values):
             return
         made = self._insert(node, "gate", (a, b))
-        made.meta = {**node.meta, "kernel_of": "sigmoid * tanh"}
+        made.meta = {**node.meta, "info": replace(info_of(node), kernel_of="sigmoid * tanh")}
         self.moves.add(made)
         node.replace_all_uses_with(made)
         self._erase(node)

@@ -9,11 +9,13 @@ reach ``w`` through it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import fx
 
+from ...rules.nodes import info_of
 from ...rules.registry import bind
 from ..ir import args_of, value_of
 
@@ -35,7 +37,7 @@ def _merged(convolution: Any, pool: fx.Node) -> list[int] | None:
     """The pooling's window, if one strided convolution can do both."""
     if not isinstance(convolution, fx.Node) or convolution.target is not aten.convolution.default:
         return None
-    if len(convolution.users) != 1 or pool.meta.get("no_grad") != convolution.meta.get("no_grad"):
+    if len(convolution.users) != 1 or info_of(pool).no_grad != info_of(convolution).no_grad:
         return None
     pooling = bind(pool.target, args_of(pool), pool.kwargs)
     _, weight, _, stride, _, dilation, transposed, _, _ = args_of(convolution)
@@ -74,7 +76,8 @@ def _merge(graph: fx.Graph, convolution: fx.Node, pool: fx.Node, size: list[int]
         wide.meta = {"val": aten.avg_pool2d.default(value_of(padded), size, [1, 1])}
         arguments = (x, wide, bias, size, padding, dilation, transposed, output_padding, groups)
         merged = graph.call_function(aten.convolution.default, arguments)
-    merged.meta = {**pool.meta, "pooled": True, "library": "mean pooling in it"}
+    info = replace(info_of(pool), pooled=True, library="mean pooling in it")
+    merged.meta = {**pool.meta, "info": info}
     pool.replace_all_uses_with(merged)
     graph.erase_node(pool)
     graph.erase_node(convolution)
