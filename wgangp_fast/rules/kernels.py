@@ -32,7 +32,7 @@ class BiasAct(Rule):
 
     def _slots(self, site: Site, value: Value, slots: frozenset[str]) -> Slots:
         dims = [d for d in range(site.result.dim()) if d != site["dim"]]
-        return {slot: value if slot == "x" else (value.sum(dims) if dims else value) for slot in slots}
+        return {slot: value if slot == "x" else (value.sum(dims) if dims else value) for slot in sorted(slots)}
 
     def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return self._slots(site, _call("bias_act_grad", g, *self._tail(site)), slots)
@@ -84,7 +84,7 @@ class Gate(Rule):
 
     def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         found = _call("gate_vjp", g, *self._ab(site))
-        return {slot: found["ab".index(slot)] for slot in slots}
+        return {slot: found["ab".index(slot)] for slot in sorted(slots)}
 
     def jvp(self, site: Site, t: Slots) -> Value:
         if "a" in t and "b" in t:
@@ -106,7 +106,7 @@ class Gate(Rule):
     def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         tangents = [t[slot] if slot in t else site.primal(slot).new_zeros(site.shape(slot)) for slot in "ab"]
         found = _call("gate_adjoint", c, g, *tangents, *self._ab(site))
-        return {slot: found["ab".index(slot)] for slot in slots}
+        return {slot: found["ab".index(slot)] for slot in sorted(slots)}
 
 
 add_rule(Gate(), KERNELS["gate"].call)
