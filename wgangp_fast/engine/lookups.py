@@ -65,4 +65,6 @@ class Names:
         self.paths = {path.rpartition(".")[2]: f"{prefix}.{path}" for path in paths.split()}
 
     def __getattr__(self, name: str) -> Any:
+        if name not in self.paths:
+            raise AttributeError(f"{name} is not among the names that are looked up here")
         return need(self.paths[name])

@@ -182,9 +182,9 @@ def norm_act_adjoint_ref(
     v = site.weight * gu
     a, b = _mean(site.xh * v), _mean(site.xh * tangent)
     m = _mean(v * tangent) - _mean(v) * _mean(tangent) - a * b
-    bent = -site.rstd * (site.rstd * m * site.xh + b * site.j(v) + a * jt)
+    second = -site.rstd * (site.rstd * m * site.xh + b * site.j(v) + a * jt)
     return (
-        _like(site.j(site.weight * cu) + bent, x),
+        _like(site.j(site.weight * cu) + second, x),
         site.rows.total(cu * site.xh + gu * jt, affine, x, dims),
         site.rows.total(cu, affine, x, dims),
     )

@@ -53,16 +53,16 @@ class Unary(Rule):
     def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         product = g * t["self"]
         if self.ratio is not None:
-            bent = self.ratio(site) * product
-            return {"self": self.multiply(site, bent if self.scale == 1 else bent * self.scale)}
+            second = self.ratio(site) * product
+            return {"self": self.multiply(site, second if self.scale == 1 else second * self.scale)}
         assert self.second is not None
         return {"self": self.second(site) * product}
 
     def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if self.ratio is None or "self" not in t or g is None:
             return super().adjoint(site, c, g, t, slots)
-        bent = torch.addcmul(c, self.ratio(site) * g, t["self"], value=self.scale)
-        return {"self": self.multiply(site, bent)}
+        second = torch.addcmul(c, self.ratio(site) * g, t["self"], value=self.scale)
+        return {"self": self.multiply(site, second)}
 
 
 def _h(site: Site) -> Value:

@@ -122,11 +122,11 @@ def node_adjoint(
         fresh, leaves = _leaves(values, both)
         result = call_operator(op, fresh)
         outputs, cotangents = _moving(result, c)
-        bent, bent_cotangents = _moving(result, g)
-        if bent:
+        second, moving_cotangents = _moving(result, g)
+        if second:
             of_moving = [leaves[both.index(m)] for m in moving]
             pulled = torch.autograd.grad(
-                bent, of_moving, bent_cotangents, create_graph=True, allow_unused=True
+                second, of_moving, moving_cotangents, create_graph=True, allow_unused=True
             )
             for p, t in zip(pulled, _detached(tangents)):
                 if p is not None and p.requires_grad:

@@ -32,7 +32,8 @@ class BiasAct(Rule):
 
     def _slots(self, site: Site, value: Value, slots: frozenset[str]) -> Slots:
         dims = [d for d in range(site.result.dim()) if d != site["dim"]]
-        return {slot: value if slot == "x" else (value.sum(dims) if dims else value) for slot in sorted(slots)}
+        summed = value.sum(dims) if dims and slots - {"x"} else value
+        return {slot: value if slot == "x" else summed for slot in sorted(slots)}
 
     def vjp(self, site: Site, g: Value, slots: frozenset[str]) -> Slots:
         return self._slots(site, _call("bias_act_grad", g, *self._tail(site)), slots)
@@ -49,14 +50,14 @@ class BiasAct(Rule):
         return moving | {"bias"} if self.piecewise_linear and moving else frozenset()
 
     def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
-        return self._bent(site, None, g, t, slots)
+        return self._with_second_order(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if not self.smooth or g is None or "x" not in t:
             return self.vjp(site, c, slots)
-        return self._bent(site, c, g, t, slots)
+        return self._with_second_order(site, c, g, t, slots)
 
-    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
+    def _with_second_order(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         return self._slots(site, _call("bias_act_adjoint", c, g, t["x"], *self._tail(site)), slots)
 
 
@@ -64,10 +65,10 @@ class AnyBiasAct(Rule):
     """Piecewise linear or smooth: the activation's number decides."""
 
     def __init__(self) -> None:
-        self.piecewise, self.curving = BiasAct(False), BiasAct(True)
+        self.linear, self.smooth = BiasAct(False), BiasAct(True)
 
     def specialise(self, site: Site) -> Rule:
-        return self.piecewise if ACTIVATIONS[NAMES[site["act"]]].d2f is None else self.curving
+        return self.linear if ACTIVATIONS[NAMES[site["act"]]].d2f is None else self.smooth
 
 
 add_rule(AnyBiasAct(), KERNELS["bias_act"].call)
@@ -96,14 +97,14 @@ class Gate(Rule):
         return frozenset({"a", "b"}) if moving else frozenset()
 
     def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
-        return self._bent(site, None, g, t, slots)
+        return self._with_second_order(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if g is None or not t:
             return self.vjp(site, c, slots)
-        return self._bent(site, c, g, t, slots)
+        return self._with_second_order(site, c, g, t, slots)
 
-    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
+    def _with_second_order(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         tangents = [t[slot] if slot in t else site.primal(slot).new_zeros(site.shape(slot)) for slot in "ab"]
         found = _call("gate_adjoint", c, g, *tangents, *self._ab(site))
         return {slot: found["ab".index(slot)] for slot in sorted(slots)}
@@ -149,14 +150,14 @@ class NormAct(Rule):
         return frozenset() if bends or not moving else frozenset({"x", "weight", "bias"})
 
     def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
-        return self._bent(site, None, g, t, slots)
+        return self._with_second_order(site, None, g, t, slots)
 
     def adjoint(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         if g is None or "x" not in t:
             return self.vjp(site, c, slots)
-        return self._bent(site, c[0], g, t, slots)
+        return self._with_second_order(site, c[0], g, t, slots)
 
-    def _bent(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
+    def _with_second_order(self, site: Site, c: Value, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
         affine = not slots <= {"x"}
         return self._slots(_call("norm_act_adjoint", c, g[0], t["x"], *self._tail(site), affine), slots)
 

@@ -100,10 +100,10 @@ class Normalisation(Rule):
             a = self.mean_product(centred, cotangent, dims) * r
             b = self.mean_product(centred, tangent, dims) * r
             m = self.mean_product(cotangent, tangent, dims) - g_mean * t_mean - a * b
-            bent = centred * (m * r * r * -r)
-            bent = torch.addcmul(bent, jg.reshape(shape), b * -r)
-            bent = torch.addcmul(bent, jt, a * -r)
-            out["input"] = bent.reshape(site.shape("input"))
+            second = centred * (m * r * r * -r)
+            second = torch.addcmul(second, jg.reshape(shape), b * -r)
+            second = torch.addcmul(second, jt, a * -r)
+            out["input"] = second.reshape(site.shape("input"))
         return out
 
 
@@ -294,12 +294,12 @@ class Variance(Rule):
         return moving & {"self"}
 
     def second_order(self, site: Site, g: Value, t: Slots, slots: frozenset[str]) -> Slots:
-        bent = self._centred(site, t["self"])
+        second = self._centred(site, t["self"])
         if self.root:
             y = spread(site, site.output())
             rate = self._rate(site, t["self"])
-            bent = bent - self._centred(site, site.primal("self")) * torch.where(y == 0, 0, rate / y)
-        return {"self": bent * (spread(site, g) * self._factor(site))}
+            second = second - self._centred(site, site.primal("self")) * torch.where(y == 0, 0, rate / y)
+        return {"self": second * (spread(site, g) * self._factor(site))}
 
 
 add_rule(Variance(root=False), aten.var.correction)

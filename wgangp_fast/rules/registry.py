@@ -224,9 +224,9 @@ class Rule:
         """
         contributions = dict(self.vjp(site, c, slots))
         moving = frozenset(t)
-        bent = self.second_order_slots(site, moving) & slots if g is not None else frozenset()
-        if bent:
-            for slot, value in self.second_order(site, g, t, bent).items():
+        second = self.second_order_slots(site, moving) & slots if g is not None else frozenset()
+        if second:
+            for slot, value in self.second_order(site, g, t, second).items():
                 contributions[slot] = plus(contributions.get(slot), value)
         return contributions
 

@@ -2,7 +2,7 @@
 
 The two graphs of a plan are joined into one :class:`JointGraph`; fake tensors tell the size of each value and
 which values share memory; a :class:`Liveness` says what is alive when. The passes that lower the peak
-(``reorder_for_peak_memory``, ``remat``) move and copy calls of the program, which is then split again.
+(``reorder_for_peak_memory``, ``rematerialize``) move and copy its calls; then it is split again.
 """
 
 from __future__ import annotations

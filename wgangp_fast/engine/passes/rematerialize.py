@@ -174,7 +174,7 @@ class Drop:
 
 @dataclass
 class Split:
-    """Make the curvature of an activation early, ``f''*g*t``, so that g and t need not wait for c.
+    """Make the second-order term of an activation early, ``f''*g*t``, so that g and t need not wait for c.
 
     ``f'*c + f''*g*t`` of sweep 4 becomes a call before ``before``, and a call and a sum in its place.
     """
@@ -195,15 +195,15 @@ class Split:
         args = args_of(node)
         c, g, t, *tail = args
         with joint.graph.inserting_before(self.before):
-            bent = joint.graph.call_function(target, (None, g, t, *tail))
+            second = joint.graph.call_function(target, (None, g, t, *tail))
         with joint.graph.inserting_before(node):
             turned = joint.graph.call_function(KERNELS["bias_act_grad"].call, (c, *tail))
-        node.target, node.args = torch.add, (turned, bent)
-        bent.meta["facts"] = turned.meta["facts"] = own
+        node.target, node.args = torch.add, (turned, second)
+        second.meta["facts"] = turned.meta["facts"] = own
 
         def undo() -> None:
             node.target, node.args = target, args
-            joint.graph.erase_node(bent)
+            joint.graph.erase_node(second)
             joint.graph.erase_node(turned)
 
         return undo
