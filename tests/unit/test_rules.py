@@ -14,11 +14,13 @@ from wgangp_fast.rules import Generic, Rule, generic
 from wgangp_fast.rules.registry import operators
 
 aten = torch.ops.aten
-OPERATORS = sorted(operators(), key=str)
 
 
 def name_of(op) -> str:
     return getattr(op, "__name__", str(op)) if not isinstance(op, torch._ops.OpOverload) else str(op)
+
+
+OPERATORS = sorted(operators(), key=name_of)
 
 
 def test_every_rule_has_settings() -> None:
