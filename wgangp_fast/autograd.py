@@ -264,12 +264,16 @@ def _mlp_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
 
 
 class InputGradientFunction(Function):
-    """``(plan, points, x, *leaves) -> gradient of critic(x).sum()``, differentiable once more: the penalty's
-    building block for callers with a norm of their own. ``points``: ``x`` without history."""
+    """``(plan, points, x, grad_outputs, *leaves) -> gradient of (critic(x) * grad_outputs).sum()``,
+    differentiable once more: the penalty's building block for callers with a norm of their own. ``points``:
+    ``x`` without history; ``grad_outputs``: the score's cotangent; None: ones."""
 
     @staticmethod
-    def forward(ctx: Context, plan: Plan, points: Tensor, x: Tensor, *leaves: Leaf) -> Tensor:
-        gradient, tensors, ctx.numbers = plan.forward(points, leaves)
+    def forward(
+        ctx: Context, plan: Plan, points: Tensor, x: Tensor, grad_outputs: Tensor | None, *leaves: Leaf
+    ) -> Tensor:
+        given = () if grad_outputs is None else (grad_outputs.detach(),)
+        gradient, tensors, ctx.numbers = plan.forward(points, (*leaves, *given))
         ctx.plan = plan
         ctx.save_for_backward(*tensors)
         return gradient
@@ -280,5 +284,10 @@ class InputGradientFunction(Function):
 
 
 def _input_gradient_gradients(ctx: Context, incoming: Tensor) -> list[Tensor | None]:
-    of_x, of_leaves = _sweep34(ctx, [incoming], _saved(ctx))
-    return [of_x, *of_leaves]
+    if not ctx.plan.takes_cotangent:
+        of_x, of_leaves = _sweep34(ctx, [incoming], _saved(ctx))
+        return [of_x, None, *of_leaves]
+    (of_x, of_cotangent), of_leaves = ctx.plan.backward([incoming], _saved(ctx), ctx.numbers)
+    if of_x is None and ctx.plan.sweeps.wants_x:
+        of_x = torch.zeros_like(incoming)
+    return [of_x, of_cotangent, *of_leaves]

@@ -85,6 +85,16 @@ def weights(alpha: object, real: Tensor) -> Tensor | None:
     return alpha if alpha.dim() == 1 else alpha.reshape(-1)
 
 
+def cotangent(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
+    """``grad_outputs`` is like the score."""
+    found = tuple(value.shape), value.dtype, value.device
+    if found != (shape, dtype, device):
+        raise ValueError(
+            f"grad_outputs must have the shape, dtype and device of the score: {list(shape)}, {dtype}, "
+            f"on {device}; got {list(value.shape)}, {value.dtype}, on {value.device}"
+        )
+
+
 def promoted(real: Tensor, fake: Tensor, alpha: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """All three in the dtype that torch gives ``alpha * real + (1 - alpha) * fake``: bfloat16 samples and
     float32 weights give float32 points. Gradients flow back through the casts, each in its own dtype."""

@@ -41,6 +41,8 @@ def checked(recompute: object, executor: object) -> Options:
     return DEFAULT if (recompute, executor) == (False, "eager") else Options(recompute, executor)
 
 
-def plan_key(wants_x: bool, kernels: Hashable, options: Options, critic_step: bool) -> tuple[Hashable, ...]:
+def plan_key(
+    wants_x: bool, kernels: Hashable, options: Options, critic_step: bool, grad_outputs: bool | None
+) -> tuple[Hashable, ...]:
     """The key under which a captured critic keeps a plan; it includes the present grad mode."""
-    return wants_x, torch.is_grad_enabled(), kernels, options, critic_step
+    return wants_x, torch.is_grad_enabled(), kernels, options, critic_step, grad_outputs

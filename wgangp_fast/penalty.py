@@ -161,22 +161,37 @@ def r1_penalty(
 
 
 @backend.compile_boundary
-def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, impl: str = "auto") -> Tensor:
-    """Gradient of ``critic(x).sum()`` with respect to ``x``, differentiable once more.
+def input_gradient(
+    critic: Critic,
+    x: Tensor,
+    *,
+    grad_outputs: Tensor | None = None,
+    output: Output | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """Gradient of ``(critic(x) * grad_outputs).sum()`` with respect to ``x``, differentiable once more.
 
     The building block for penalties with a norm of their own: compute anything from the result with
     ordinary torch code and call ``backward()``.
 
     Args:
         critic: any callable, as for :func:`gradient_penalty`.
+        grad_outputs: the score's cotangent, as in ``torch.autograd.grad``: in its shape, dtype and device;
+            None: ones. A gradient flows back to it if it requires one.
         output: picks the score out of what the critic returns.
         impl: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"triton"`` or ``"ref"``.
         x: ``[N, ...]``, floating point.
 
     Returns:
         ``[N, ...]``, dtype of ``x``.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong.
+        BackendError: ``impl`` names kernels that cannot run here; says why.
     """
     checks.samples("x", x)
+    if grad_outputs is not None and not isinstance(grad_outputs, Tensor):
+        raise TypeError(f"grad_outputs must be a tensor, got {type(grad_outputs).__name__}")
     chosen = backend.resolve(impl, x.device)
     checks.no_transform()
     critic, finish = wrappers.enter(critic)
@@ -185,19 +200,27 @@ def input_gradient(critic: Critic, x: Tensor, *, output: Output | None = None, i
     if chosen != "ref":
         own = plain(x)
         wants_x = torch.is_grad_enabled() and own.requires_grad
-        wanted = Wanted(critic, output, wants_x, Kernels.of(chosen, x.device.type), DEFAULT)
+        of_cotangent = None
+        if grad_outputs is not None:
+            of_cotangent = torch.is_grad_enabled() and grad_outputs.requires_grad
+        kernels = Kernels.of(chosen, x.device.type)
+        wanted = Wanted(critic, output, wants_x, kernels, DEFAULT, grad_outputs=of_cotangent)
         watch, points = wanted.verification(x.device), own.detach()
         plan, leaves, refusal = penalty_plan(wanted, points, watch)
         if plan is not None:
             ready = plan
+            cotangent = None
+            if grad_outputs is not None:
+                checks.cotangent(grad_outputs, plan.score_shape, plan.score_dtype, x.device)
+                cotangent = plain(grad_outputs)
             result, refusal = verified(
-                lambda: InputGradientFunction.apply(ready, points, own, *leaves),
-                watch, wanted, ready, stock, lambda: (x,),
+                lambda: InputGradientFunction.apply(ready, points, own, cotangent, *leaves),
+                watch, wanted, ready, stock, lambda: (x,) if grad_outputs is None else (x, grad_outputs),
             )  # fmt: skip
             if refusal is None:
                 return finish(result)
     with wrappers.reaching() as reach:
-        gradient = reach(stock(x))
+        gradient = reach(stock(x, grad_outputs))
     if refusal is not None:
         refusal.note()
     return finish(gradient if torch.is_grad_enabled() else gradient.detach())

@@ -14,14 +14,17 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from . import checks
+
 Critic = Callable[[Tensor], Any]
 
 
-def input_gradient(critic: Critic, x: Tensor) -> Tensor:
-    """Gradient of ``critic(x).sum()`` with respect to ``x``, itself differentiable.
+def input_gradient(critic: Critic, x: Tensor, grad_outputs: Tensor | None = None) -> Tensor:
+    """Gradient of ``(critic(x) * grad_outputs).sum()`` with respect to ``x``, itself differentiable.
 
     Args:
-        critic: returns a tensor of any shape; the cotangent is ones, as in every published penalty.
+        critic: returns a tensor of any shape.
+        grad_outputs: the score's cotangent, in its shape and dtype; None: ones, as in published penalties.
         x: ``[N, ...]``, floating point. Gradients flow back to it if it requires them.
 
     Returns:
@@ -34,9 +37,9 @@ def input_gradient(critic: Critic, x: Tensor) -> Tensor:
         score = critic(x)
         gradient = None
         if score.requires_grad:
-            (gradient,) = torch.autograd.grad(
-                score, x, torch.ones_like(score), create_graph=True, allow_unused=True
-            )
+            cotangent = torch.ones_like(score) if grad_outputs is None else grad_outputs
+            checks.cotangent(cotangent, tuple(score.shape), score.dtype, score.device)
+            (gradient,) = torch.autograd.grad(score, x, cotangent, create_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError("critic: its output does not depend on x, so there is no gradient to penalise")
     return gradient

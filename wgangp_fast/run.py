@@ -59,6 +59,7 @@ class Wanted:
         kernels: the implementations of the package's own operations.
         options: how the plan is run.
         critic_step: the plan of the whole critic loss, not of the penalty alone.
+        grad_outputs: whether the score's cotangent, which the caller gives, gets a gradient; None: ones.
     """
 
     critic: Critic
@@ -67,10 +68,11 @@ class Wanted:
     kernels: Kernels
     options: Options
     critic_step: bool = False
+    grad_outputs: bool | None = None
 
     def key(self) -> tuple[Hashable, ...]:
         """The key under which a captured critic keeps this plan; it includes the present grad mode."""
-        return plan_key(self.wants_x, self.kernels, self.options, self.critic_step)
+        return plan_key(self.wants_x, self.kernels, self.options, self.critic_step, self.grad_outputs)
 
     def verification(self, device: torch.device) -> verify.Verification | None:
         """The comparison of this call with the stock code, if it may be due."""
@@ -86,7 +88,9 @@ class Wanted:
         from .engine.capture import refusals
 
         try:
-            return plan.plan_of(captured, self.wants_x, self.kernels, self.options, self.critic_step)
+            return plan.plan_of(
+                captured, self.wants_x, self.kernels, self.options, self.critic_step, self.grad_outputs
+            )
         except Exception as error:
             refusals.raise_out_of_memory(error)
             refused = refusals.explained(error)

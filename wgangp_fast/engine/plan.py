@@ -17,6 +17,7 @@ from .codegen import generate
 from .derive.batch_match import BatchMatch
 from .derive.critic_step import derive_critic_step
 from .derive.four_sweeps import derive
+from .derive.given_cotangent import derive_with_cotangent
 from .executors import executable
 from .ir import REST, Leaf, Sweeps, result_of, value_of
 from .passes.kernel_patterns import lower
@@ -35,6 +36,7 @@ class Plan:
         options: how it is run. The attribute ``executor`` reports what ran it.
         mlp: for an MLP whose whole penalty is one operation; None: the sweeps run.
         draws: whether it draws random numbers.
+        takes_cotangent: the score's cotangent follows the leaves, in the shape and dtype of the score.
         verified: what its first call, compared with the stock code, has shown; None: it was not compared.
     """
 
@@ -45,13 +47,15 @@ class Plan:
         kernels: Kernels,
         options: Options = DEFAULT,
         critic_step: bool = False,
+        grad_outputs: bool | None = None,
     ) -> None:
         self.kernels, self.options = kernels, options
         self.verified: str | None = None
         self.draws = any(
             torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in captured.nodes()
         )
-        sweeping = wants_x or critic_step or options.executor != "eager"
+        self.takes_cotangent = grad_outputs is not None
+        sweeping = wants_x or critic_step or self.takes_cotangent or options.executor != "eager"
         self.mlp: Mlp | None = None if sweeping else recognise(captured.critic, kernels)
         leaves = captured.leaves()
         self.wanted = tuple(captured.requiring_grad()) if torch.is_grad_enabled() else ()
@@ -66,8 +70,14 @@ class Plan:
             self.sweeps: Sweeps = derive_critic_step(match, wants_x, self.wanted)
         else:
             lowered = lower(captured.critic, kernels)
-            self.sweeps = derive(lowered, wants_x, self.wanted)
+            if grad_outputs is None:
+                self.sweeps = derive(lowered, wants_x, self.wanted)
+            else:
+                self.sweeps = derive_with_cotangent(lowered, wants_x, self.wanted, grad_outputs)
         inputs = [value_of(node) for node in lowered.find_nodes(op="placeholder")]
+        score = value_of(result_of(lowered))
+        inputs += [score] if self.takes_cotangent else []
+        self.score_shape, self.score_dtype = tuple(score.shape), score.dtype
         run_passes(self.sweeps, inputs, options.recompute)
         forward = generate(self.sweeps.forward, kernels)
         backward = None
@@ -149,18 +159,20 @@ def plan_of(
     kernels: Kernels | None = None,
     options: Options = DEFAULT,
     critic_step: bool = False,
+    grad_outputs: bool | None = None,
 ) -> Plan:
     """The plan of a captured critic, derived on first use; ``kernels``: by default the fastest here.
 
-    ``critic_step``: of the whole critic step, for what ``capture.critic_step`` has bound.
+    ``critic_step``: of the whole critic step, for what ``capture.critic_step`` has bound. ``grad_outputs``:
+    whether the score's cotangent, which then follows the leaves, gets a gradient; None: it is ones.
 
     The capture has guarded which leaves require a gradient; the grad mode and the arguments choose the plan.
     """
     if kernels is None:
         x = next(iter(captured.critic.nodes))
         kernels = Kernels.of("auto", x.meta["val"].device.type)
-    key = plan_key(wants_x, kernels, options, critic_step)
+    key = plan_key(wants_x, kernels, options, critic_step, grad_outputs)
     plan = captured.plans.get(key)
     if plan is None:
-        plan = captured.plans[key] = Plan(captured, wants_x, kernels, options, critic_step)
+        plan = captured.plans[key] = Plan(captured, wants_x, kernels, options, critic_step, grad_outputs)
     return plan

@@ -183,6 +183,15 @@ class Derivation:
         """Whether sweep 3 already adds the node's second-order term, so that its tangents can be freed."""
         return not self._has(with_adjoint, node) or self._second_order_in_sweep3(node)
 
+    def _score_cotangent(self) -> Value:
+        score = value_of(self.score)
+        settings = {"dtype": score.dtype, "device": score.device}
+        return self.forward.create(torch.ones, (list(score.shape),), settings)
+
+    def _has_backward(self) -> bool:
+        """Whether anything is asked of sweeps 3 and 4."""
+        return bool(self.requires_grad)
+
     def _take_seeds(self) -> None:
         seed = self.tangent[self.x] = self.backward.placeholder("seed")
         seed.node.meta["val"] = value_of(self.x)
@@ -238,7 +247,7 @@ class Derivation:
         self._take_seeds()  # now, so that it is the first input
         with_adjoint = self._structure(stock=False)
         zero = self._structure(stock=True)
-        if self.requires_grad:
+        if self._has_backward():
             self._sweep3(with_adjoint)
             self._sweep4(with_adjoint)
         return self._finish(with_adjoint, zero)
@@ -260,10 +269,7 @@ class Derivation:
                 self.primal[node] = self.forward.create(node.target, args, kwargs)
 
     def _sweep2(self) -> None:
-        score = value_of(self.score)
-        self.cotangent[self.score] = self.forward.create(
-            torch.ones, (list(score.shape),), {"dtype": score.dtype, "device": score.device}
-        )
+        self.cotangent[self.score] = self._score_cotangent()
         for node in reversed(self.calls):
             if node not in self.depends_on_x or node.target is operator.getitem:
                 continue
@@ -389,7 +395,7 @@ class Derivation:
     def _finish(self, with_adjoint: set[fx.Node], zero: set[fx.Node]) -> Sweeps:
         backward = None
         result, of_x = self._results()
-        if self.requires_grad:
+        if self._has_backward():
             gradients = [_node(self.adjoint.get(self.leaves[i])) for i in self.wanted]
             self.backward.graph.output((of_x, *gradients))
             eliminate_dead_code(self.backward.graph)
@@ -400,7 +406,7 @@ class Derivation:
             self.saved = [n for n in self.saved if self.imported[n].node.target in alive]
         self.forward.graph.output((result, *self.saved))
         eliminate_dead_code(self.forward.graph)
-        if self.requires_grad:
+        if self._has_backward():
             backward = fx.GraphModule(torch.nn.Module(), self.backward.graph, "Backward")
         kinds = {p.node: value_of(n) for n, p in self.primal.items() if isinstance(p, fx.Proxy)}
         zeros = frozenset(
