@@ -17,6 +17,7 @@ from . import (
 )
 
 if TYPE_CHECKING:
+    from .acceleration import accelerate
     from .autotune import ExecutorChoice, choose_executor
     from .cuda_graphs.step import GraphedCriticStep, GraphedStep, make_graphed_step
     from .errors import (
@@ -44,6 +45,7 @@ __all__ = [
     "ManyCapturesWarning",
     "StockPathWarning",
     "UntestedTorchWarning",
+    "accelerate",
     "choose_executor",
     "critic_loss",
     "explain",
@@ -58,6 +60,7 @@ __version__ = "0.1.0.dev0"
 __getattr__, __dir__ = lazy.attach(
     __name__,
     {
+        "acceleration": ("accelerate",),
         "autotune": ("ExecutorChoice", "choose_executor"),
         "cuda_graphs.step": ("GraphedCriticStep", "GraphedStep", "make_graphed_step"),
         "errors": (

@@ -38,7 +38,7 @@ LAYERS = (
     ("plain_tensors", "request"),
     ("autograd", "verify"),
     ("run",),
-    ("penalty",),
+    ("penalty", "acceleration"),
     ("loss", "compat"),
     ("cuda_graphs",),
     ("explanation",),

@@ -428,3 +428,18 @@ def forget_compiled(code: types.CodeType) -> None:
         reset(code)
     if hasattr(read, "cache_clear"):
         read.cache_clear()  # a cache that keeps code objects alive
+
+
+def call_through(module: nn.Module, call: Callable[..., Any] | None) -> None:
+    """Let ``module(...)`` call ``call(...)``, as ``Module.compile`` does; None: its own code again."""
+    need("torch.nn.Module._call_impl")
+    module._compiled_call_impl = call
+
+
+def engine_will_run(node: Any) -> bool:
+    """Within a backward pass: whether the autograd engine will run this node of its graph."""
+    will_run = need("torch._C._will_engine_execute_node")
+    try:
+        return will_run(node)
+    except RuntimeError:  # a leaf whose gradient autograd.grad was asked for
+        return True

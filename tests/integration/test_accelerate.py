@@ -1,0 +1,358 @@
+"""``accelerate``: penalties written by hand, over an accelerated critic and over the same module's own
+code."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import pickle
+import threading
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import zoo_public_rows  # noqa: F401 - enters its critics
+from penalty_checks import points
+from torch import Tensor, nn
+from zoo import ZOO, Entry
+from zoo_public import PUBLIC, STOCK_PATH
+
+import wgangp_fast
+from wgangp_fast import StockPathWarning, accelerate
+from wgangp_fast.engine.score_plan import ScorePlan
+
+CRITICS = {**ZOO, **{f"public: {name}": entry for name, entry in PUBLIC.items()}}
+FORMS = ("ReLU", "Tanh", "layer norm", "dropout", "batch norm", "spectral norm", "DCGAN")
+OWN_CODE = {f"public: {name}" for name in STOCK_PATH}
+
+Penalty = Callable[[nn.Module, Tensor], Tensor]
+
+
+def gradient(critic: nn.Module, x: Tensor, weights: Tensor | None = None) -> Tensor:
+    score = critic(x)
+    weights = torch.ones_like(score) if weights is None else weights
+    return torch.autograd.grad(score, x, weights, create_graph=True, retain_graph=True)[0].flatten(1)
+
+
+def wgan_gp(critic: nn.Module, x: Tensor) -> Tensor:
+    return ((gradient(critic, x).norm(2, dim=1) - 1) ** 2).mean()
+
+
+def with_score(critic: nn.Module, x: Tensor) -> Tensor:
+    """Both derivatives of one score: the penalty's and the score's own."""
+    score = critic(x)
+    (g,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    return 10 * ((g.flatten(1).norm(dim=1) - 1) ** 2).mean() - 0.3 * score.mean()
+
+
+def r1(critic: nn.Module, x: Tensor) -> Tensor:
+    return 5 * gradient(critic, x).square().sum(1).mean()
+
+
+def weighted(critic: nn.Module, x: Tensor) -> Tensor:
+    """A cotangent that depends on the score itself, as in penalties of a loss."""
+    score = critic(x)
+    (g,) = torch.autograd.grad(score, x, torch.sigmoid(score), create_graph=True)
+    return g.flatten(1).square().sum(1).mean()
+
+
+def two(critic: nn.Module, x: Tensor) -> Tensor:
+    """Two penalties in one graph, of which one shares the score."""
+    score = critic(x)
+    (a,) = torch.autograd.grad(score.sum(), x, create_graph=True)
+    (b,) = torch.autograd.grad((2 * score).sum(), x, create_graph=True)
+    return a.square().mean() + b.abs().mean() + wgan_gp(critic, x * 1.1)
+
+
+def scaled(critic: nn.Module, x: Tensor) -> Tensor:
+    """As a GradScaler does."""
+    weights = torch.full_like(critic(x.detach()), 1024.0)
+    return ((gradient(critic, x, weights) / 1024).norm(dim=1) - 1).square().mean()
+
+
+def of_parameters(critic: nn.Module, x: Tensor) -> Tensor:
+    """Gradients of x and of the parameters, each with a graph."""
+    weights = [p for p in critic.parameters() if p.requires_grad]
+    found = torch.autograd.grad(critic(x).square().sum(), [x, *weights], create_graph=True, allow_unused=True)
+    return sum((g.square().sum() for g in found if g is not None), x.new_zeros(()))
+
+
+def generator(critic: nn.Module, x: Tensor) -> Tensor:
+    return -critic(x * 1.5).mean()
+
+
+PENALTIES: dict[str, Penalty] = {
+    f.__name__: f for f in (wgan_gp, with_score, r1, weighted, two, scaled, of_parameters, generator)
+}
+
+
+def numbers(critic: nn.Module, penalty: Penalty, x: Tensor) -> list[Tensor | None]:
+    """The value and the gradients of x and the parameters; the same random numbers each time."""
+    critic.zero_grad()
+    torch.manual_seed(3)
+    x = x.clone().requires_grad_()
+    value = penalty(critic, x)
+    value.backward()
+    return [value.detach(), x.grad, *(p.grad for p in critic.parameters())]
+
+
+def assert_equal(ours: list[Tensor | None], stock: list[Tensor | None]) -> None:
+    for mine, theirs in zip(ours, stock, strict=True):
+        if mine is None or theirs is None:
+            assert mine is None or not mine.any()
+            assert theirs is None or not theirs.any()
+        else:
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+def compare(entry: Entry, penalty: Penalty, calls: int = 2) -> None:
+    """Two copies of a critic live through the same calls."""
+    copies = []
+    for _ in range(2):  # not by deepcopy, which old weight norms do not allow
+        torch.manual_seed(0)
+        copies.append(entry.build().double())
+    own, ours = copies[0], accelerate(copies[1])
+    x = points(entry.shape)[0]
+    for _ in range(calls):
+        assert_equal(numbers(ours, penalty, x), numbers(own, penalty, x))
+    for mine, theirs in zip(ours.buffers(), own.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
+
+
+@pytest.fixture
+def no_own_code() -> Iterator[None]:
+    """A fallback would compare the module's own code with itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", StockPathWarning)
+        yield
+
+
+@pytest.mark.usefixtures("no_own_code")
+@pytest.mark.parametrize("name", [name for name in CRITICS if name not in OWN_CODE])
+def test_penalty_and_score(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")  # the engine alone
+    compare(CRITICS[name], with_score)
+
+
+@pytest.mark.usefixtures("no_own_code")
+@pytest.mark.parametrize("verify", ["first", "never"])
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(name: str, penalty: str, verify: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", verify)
+    compare(ZOO[name], PENALTIES[penalty])
+
+
+def mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)).double()
+
+
+def batch() -> Tensor:
+    return torch.randn(5, 3, dtype=torch.float64)
+
+
+def on_engine(score: Tensor) -> bool:
+    return type(score.grad_fn).__name__ == "_ScoreBackward"
+
+
+def test_where_the_engine_runs() -> None:
+    critic, x = accelerate(mlp()), batch()
+    assert on_engine(critic(x.clone().requires_grad_()))
+    assert not on_engine(critic(x))
+    with torch.no_grad():
+        assert not critic(x.clone().requires_grad_()).requires_grad
+    assert accelerate(critic, False) is critic
+    assert not on_engine(critic(x.clone().requires_grad_()))
+
+
+def test_the_module_stays_what_it_is() -> None:
+    plain = mlp()
+    critic = accelerate(copy.deepcopy(plain))
+    assert type(critic) is nn.Sequential
+    assert list(critic.state_dict()) == list(plain.state_dict())
+    x = batch().requires_grad_()
+    for other in (copy.deepcopy(critic), pickle.loads(pickle.dumps(critic))):
+        assert not on_engine(other(x))
+        torch.testing.assert_close(other(x), critic(x))
+    with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
+        accelerate(lambda x: x)  # type: ignore[type-var]
+
+
+class Labelled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.table = mlp(), nn.Embedding(4, 3).double()
+
+    def forward(self, x: Tensor, labels: Tensor, *, scale: float = 1.0) -> Tensor:
+        return self.body(x * self.table(labels)) * scale
+
+
+@pytest.mark.usefixtures("no_own_code")
+def test_labels_and_keywords_change_from_call_to_call() -> None:
+    own = Labelled()
+    ours = accelerate(copy.deepcopy(own))
+    for k, scale in enumerate((1.0, 2.0, 2.0, 0.5)):
+        labels = torch.tensor([0, 1, 2, 3, k % 4])
+
+        def penalty(critic: nn.Module, x: Tensor, labels: Tensor = labels, scale: float = scale) -> Tensor:
+            (g,) = torch.autograd.grad(critic(x, labels, scale=scale).sum(), x, create_graph=True)
+            return (g.norm(dim=1) - 1).square().mean()
+
+        x = batch()
+        assert_equal(numbers(ours, penalty, x), numbers(own, penalty, x))
+        assert on_engine(ours(x.requires_grad_(), labels, scale=scale))
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.body(x)
+        return h, h.square()
+
+
+def test_several_outputs_are_the_modules_own() -> None:
+    own = Pair()
+    ours = accelerate(copy.deepcopy(own))
+
+    def penalty(critic: nn.Module, x: Tensor) -> Tensor:
+        a, b = critic(x)
+        return torch.autograd.grad((a + b).sum(), x, create_graph=True)[0].square().sum()
+
+    x = batch()
+    assert_equal(numbers(ours, penalty, x), numbers(own, penalty, x))
+
+
+class Branches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = mlp()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x) if x.sum() > -1e9 else x
+
+
+def test_what_cannot_be_captured_runs_its_own_code_and_says_so_once() -> None:
+    own = Branches()
+    ours = accelerate(copy.deepcopy(own))
+    x = batch()
+    with warnings.catch_warnings(record=True) as got:
+        warnings.simplefilter("always")
+        for _ in range(3):
+            assert_equal(numbers(ours, wgan_gp, x), numbers(own, wgan_gp, x))
+    assert [w.category for w in got].count(StockPathWarning) == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["score", "gradient", "first", "second"],
+)
+def test_a_wrong_plan_is_found_at_its_first_call(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = getattr(ScorePlan, fault)
+
+    def wrong(self: ScorePlan, *arguments: Any) -> Any:
+        first, *rest = right(self, *arguments)
+        return (first * 1.01, *rest)
+
+    monkeypatch.setattr(ScorePlan, fault, wrong)
+    own = mlp()
+    ours = accelerate(copy.deepcopy(own))
+    x = batch()
+    with pytest.warns(StockPathWarning, match="first call was wrong"):
+        found = numbers(ours, with_score, x)
+    assert_equal(found, numbers(own, with_score, x))
+
+
+def test_the_packages_own_functions_take_an_accelerated_critic() -> None:
+    own = mlp()
+    ours, real, fake = accelerate(copy.deepcopy(own)), batch(), batch()
+    alpha = torch.rand(5, dtype=torch.float64)
+    for call in (
+        lambda c: wgangp_fast.gradient_penalty(c, real, fake, alpha=alpha),
+        lambda c: wgangp_fast.critic_loss(c, real, fake, alpha=alpha).loss,
+        lambda c: wgangp_fast.r1_penalty(c, real),
+    ):
+        torch.testing.assert_close(call(ours), call(own))
+    assert wgangp_fast.explain(ours, real).path == wgangp_fast.explain(own, real).path == "engine"
+
+
+def test_a_compiled_step_runs_the_modules_own_code() -> None:
+    own = mlp()
+    ours, x = accelerate(copy.deepcopy(own)), batch()
+    step = torch.compile(lambda c, x: c(x).square().mean(), backend="eager", fullgraph=True)
+    torch.testing.assert_close(step(ours, x.clone().requires_grad_()), own(x).square().mean())
+
+
+def test_a_third_derivative_says_that_there_is_none() -> None:
+    critic, x = accelerate(mlp()), batch().requires_grad_()
+    (g,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    (h,) = torch.autograd.grad(g.square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="third derivative"):
+        h.sum().backward()
+
+
+def test_points_made_by_a_generator() -> None:
+    """The points have a history: gradients flow through them, also those of the penalty."""
+    torch.manual_seed(0)
+    own, maker = mlp(), nn.Linear(2, 3).double()
+    ours, z = accelerate(copy.deepcopy(own)), torch.randn(5, 2, dtype=torch.float64)
+    found = []
+    for critic in (ours, own):
+        maker.zero_grad()
+        x = maker(z)
+        wgan_gp(critic, x).backward()
+        found.append([p.grad.clone() for p in maker.parameters()])
+    assert_equal(*found)
+
+
+def test_autocast() -> None:
+    own = mlp().float()
+    ours, x = accelerate(copy.deepcopy(own)), batch().float()
+    found = []
+    for critic in (ours, own):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(numbers(critic, wgan_gp, x))
+    for mine, theirs in zip(*found, strict=True):
+        if theirs is not None:
+            assert mine is not None
+            assert (mine - theirs).abs().max() <= 0.05 * theirs.abs().max()
+
+
+def test_threads() -> None:
+    """Each thread gets the numbers of its own labels."""
+    own = Labelled()
+    ours, x = accelerate(copy.deepcopy(own)), batch()
+    found: dict[int, Tensor] = {}
+
+    def work(k: int) -> None:
+        labels = torch.full((5,), k)
+        for _ in range(20):
+            y = x.clone().requires_grad_()
+            found[k] = torch.autograd.grad(ours(y, labels).sum(), y, create_graph=True)[0].detach()
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(4):
+        y = x.clone().requires_grad_()
+        expected = torch.autograd.grad(own(y, torch.full((5,), k)).sum(), y)[0]
+        torch.testing.assert_close(found[k], expected)
+
+
+def test_a_dropped_critic_goes() -> None:
+    critic = accelerate(mlp())
+    wgan_gp(critic, batch().requires_grad_()).backward()
+    gone = weakref.ref(critic)
+    del critic
+    with contextlib.suppress(Exception):
+        torch._dynamo.reset_code_caches()  # type: ignore[attr-defined]
+    gc.collect()
+    assert gone() is None
