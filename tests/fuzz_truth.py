@@ -5,6 +5,7 @@ The stock penalty here is autograd and nothing else: it shares no line with the 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,6 +49,13 @@ class Stock:
     def r1(cls, critic: Any, real: Tensor) -> Tensor:
         return cls.gradient(critic, real).flatten(1).square().sum(1).mean() / 2
 
+    @staticmethod
+    @contextlib.contextmanager
+    def prepared(critic: Any) -> Iterator[Any]:
+        """The critic, for a penalty that is written by hand."""
+        with sdpa_kernel(SDPBackend.MATH):
+            yield critic
+
 
 class Ours:
     """The same calls of the package. ``together`` counts losses that ran as one pass."""
@@ -71,6 +79,15 @@ class Ours:
     @staticmethod
     def r1(critic: Any, real: Tensor) -> Tensor:
         return wgangp_fast.r1_penalty(critic, real)
+
+    @staticmethod
+    @contextlib.contextmanager
+    def prepared(critic: Any) -> Iterator[Any]:
+        with sdpa_kernel(SDPBackend.MATH):  # where the module's own code runs
+            try:
+                yield wgangp_fast.accelerate(critic)
+            finally:
+                wgangp_fast.accelerate(critic, False)
 
 
 Calls = Any  # Stock or Ours
@@ -129,6 +146,20 @@ def _steps(calls: Calls, critic: Any, batch: Batch) -> Iterator[Tensor]:
         p.requires_grad_()
 
 
+def _accelerated(calls: Calls, critic: Any, batch: Batch) -> Iterator[Tensor]:
+    """A penalty written by hand, and the score that it differentiates, in one loss."""
+    real, fake, alpha = batch
+    weight = alpha.view(-1, *[1] * (real.dim() - 1))
+    x = weight * real + (1 - weight) * fake
+    if not x.requires_grad:
+        x = x.requires_grad_()
+    with calls.prepared(critic) as made:
+        score = made(x)
+        cotangent = torch.linspace(1, 2, score.numel()).to(score).view_as(score)
+        (g,) = torch.autograd.grad(score, x, cotangent, create_graph=True)
+        yield ((g.flatten(1).norm(2, dim=1) - 1) ** 2).mean() + 0.1 * score.mean()
+
+
 def _modes(calls: Calls, critic: Any, batch: Batch) -> Iterator[Tensor]:
     """Training, then evaluation mode, then a smaller batch."""
     real, fake, alpha = batch
@@ -156,6 +187,9 @@ SCENARIOS: dict[str, Callable[..., Iterator[Tensor]]] = {
     "losses": _losses,
     "steps": _steps,
     "modes": _modes,
+    "accelerated": _accelerated,
+    "accelerated, points": _accelerated,
+    "accelerated, kept": _accelerated,
 }
 FIRST = ("penalty", "loss", "gradient")
 

@@ -34,7 +34,7 @@ LAYERS = (
     ("engine.derive",),
     ("engine.capture",),
     ("engine.passes", "engine.executors"),
-    ("engine.plan",),
+    ("engine.plan", "engine.score_plan"),
     ("plain_tensors", "request"),
     ("autograd", "verify"),
     ("run",),

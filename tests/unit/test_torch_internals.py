@@ -117,6 +117,39 @@ def test_keeps_graph() -> None:
     assert seen == [True, False]
 
 
+def test_engine_will_run() -> None:
+    """Asked in a backward pass about each input's node: whether its gradient is wanted."""
+    seen: list[list[bool]] = []
+
+    class Asks(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+            return a * b
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append([torch_internals.engine_will_run(node) for node, _ in ctx.next_functions])
+            return grads[0], grads[0]
+
+    a, b = torch.ones(1, requires_grad=True), torch.ones(1, requires_grad=True)
+    torch.autograd.grad(Asks.apply(a, b), a)
+    torch.autograd.grad(Asks.apply(2 * a, b), b)
+    torch.autograd.grad(Asks.apply(a, b), [a, b])
+    Asks.apply(a, b).backward()
+    assert seen == [[True, False], [False, True], [True, True], [True, True]]
+
+
+def test_call_through() -> None:
+    layer = torch.nn.Linear(2, 1)
+    torch_internals.call_through(layer, lambda x: "called")
+    assert layer(torch.ones(1, 2)) == "called"
+    assert layer._call_impl(torch.ones(1, 2)).shape == (1, 1)
+    assert copy.deepcopy(layer)(torch.ones(1, 2)).shape == (1, 1)
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    torch_internals.call_through(layer, None)
+    assert layer(torch.ones(1, 2)).shape == (1, 1)
+
+
 def test_modes_and_transforms_are_seen() -> None:
     active, inside = torch_internals.dispatch_modes_are_active, torch_internals.inside_functorch_transform
     assert not active()
