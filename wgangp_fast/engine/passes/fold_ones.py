@@ -1,4 +1,8 @@
-"""``ones``: the score's cotangent is a column of ones, and products with it are a broadcast and a sum."""
+"""``ones``: the score's cotangent is a column of ones, and products with it are a broadcast and a sum.
+
+Without it 27 of the benchmark's 31 plans have up to 15.6 % more calls, and one a 13.6 % higher peak
+(``benchmarks/results/passes.json``).
+"""
 
 from __future__ import annotations
 

@@ -4,6 +4,9 @@ A greedy search on the simulated memory: at the peak, the waiting value that cos
 the bytes it frees is dropped, as long as the pressure falls and the budget lasts. What it is made of is
 what is alive at its next use; else that is made again as well, from kept values, in the end from x and the
 weights. So a deep critic falls into segments by itself. Draws of random numbers are never repeated.
+
+Without it 20 of the benchmark's 31 plans hold up to 46.8 % more at their peak, with up to 3 % less work
+(``benchmarks/results/passes.json``).
 """
 
 from __future__ import annotations

@@ -2,7 +2,10 @@
 
 Neither changes a number or adds a call. Weight gradients need not be made where the sweeps write them: one
 that is made before the next product frees its cotangent first, and a large one is best made last.
-"""
+
+Of the benchmark's 31 plans (``benchmarks/results/passes.json``): without the order 25 have another peak, up
+to 29.4 % higher, in one case 0.5 % lower; without the stand-ins 6 hold up to 15.7 % more, and 10 do up to 5 %
+more work."""
 
 from __future__ import annotations
 
