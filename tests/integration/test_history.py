@@ -317,3 +317,73 @@ def test_replaced_data_is_other_memory() -> None:
     by_engine(critic, *samples())
     assert torch.equal(held, numbers)
     assert not torch.equal(critic[0].u, numbers)
+
+
+#: how a critic uses tensors to which it assigns ``.data``; and whether it runs on the engine
+USES: dict[str, tuple[Callable[[Any, Tensor], Tensor], bool]] = {
+    "linear": (lambda c, x: F.linear(x, c.m), True),
+    "linear with bias": (lambda c, x: F.linear(x, c.m, c.g), True),
+    "linear of a sequence": (lambda c, x: F.linear(x[:, None].expand(-1, 2, -1), c.m).sum(1), True),
+    "transposed": (lambda c, x: x @ c.m.t(), True),
+    "view": (lambda c, x: x @ c.m.view(16).view(4, 4), True),
+    "copy": (lambda c, x: x @ c.m.clone(), True),
+    "rows": (lambda c, x: x * c.m[0] + c.m[1:2], True),
+    "scale": (lambda c, x: (x * c.g) * c.g, True),
+    "shift": (lambda c, x: x + c.g, True),
+    "convolution": (lambda c, x: F.conv1d(x[:, :, None], c.m[:, :, None]).squeeze(2), True),
+    "instance norm": (
+        lambda c, x: F.instance_norm(
+            torch.cat([x, x * x, x + 1], 1).view(-1, 4, 3), weight=c.g, bias=c.g
+        ).sum(2),
+        True,
+    ),
+    "torch.func": (lambda c, x: torch.func.grad(lambda y: torch.tanh(y @ c.m).sum())(x), False),
+    "product": (lambda c, x: x @ c.m, False),
+    "divisor": (lambda c, x: x / c.g, False),
+}
+
+
+class Replaced(nn.Module):
+    """Assigns ``.data`` before or after it uses a parameter."""
+
+    def __init__(self, use: Callable[[Any, Tensor], Tensor], before: bool) -> None:
+        super().__init__()
+        self.m, self.g, self.head = (
+            nn.Parameter(torch.randn(4, 4) * 0.6), nn.Parameter(torch.rand(4) + 0.5), nn.Linear(4, 1),
+        )  # fmt: skip
+        self.use, self.before = use, before
+
+    def replace(self) -> None:
+        self.m.data = self.m.data * 0.9
+        self.g.data = self.g.data * 1.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.before:
+            self.replace()
+        h = self.use(self, x)
+        if not self.before:
+            self.replace()
+        return self.head(torch.tanh(h))
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["replaced before", "replaced after"])
+@pytest.mark.parametrize("use", USES)
+def test_uses_of_a_parameter_whose_data_are_replaced(
+    use: str, before: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autograd has saved the tensor itself, which shows later data, or a view or a copy, which does not. Each
+    of several calls in one graph must read what stock code reads."""
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", "never")  # which would find some of it, of one call alone
+    function, on_engine = USES[use]
+    torch.manual_seed(0)
+    critic = Replaced(function, before).double()
+
+    def by_stock_code(*arguments: Any) -> Tensor:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", StockPathWarning)
+            return by_engine(*arguments)
+
+    same(critic, around(by_engine if on_engine else by_stock_code), around(stock_penalty))
+    if not on_engine:
+        with pytest.warns(StockPathWarning, match=r"assigns \.data .*test_history\.py.*t\.data\.copy_"):
+            by_engine(copy.deepcopy(critic), *samples())

@@ -31,6 +31,8 @@ class NodeInfo:
         no_grad: whether the critic had switched gradients off.
         library: what runs it, where that is not torch's own choice; for ``explain``.
         kernel_of: which operators one of the package's own stands for; for ``explain``.
+        data_replaced: an input that a call gives other memory (``t.data = ...``): what autograd saved of the
+            tensor itself sees the new numbers, what it saved of a view or a copy those of before.
     """
 
     requires_grad: bool = False
@@ -41,6 +43,7 @@ class NodeInfo:
     no_grad: bool = False
     library: str = ""
     kernel_of: str = ""
+    data_replaced: bool = False
 
 
 def info_of(node: fx.Node) -> NodeInfo:

@@ -195,6 +195,8 @@ class _Splitter:
             else:
                 sources.append(("input", self.inputs.index(node)))
             here[node] = self._leaf(critic, node)
+            if self._is_replaced(node):
+                here[node].meta["info"] = replace(info_of(here[node]), data_replaced=True)
         # A node of its own, which returns the tensor itself: autograd saves that, and sees later data.
         for node in body:
             if node.op == "get_attr":
@@ -220,6 +222,7 @@ class _Splitter:
         module = (
             fx.GraphModule(self.traced, prologue, "Prologue") if (before or _has_effects(prologue)) else None
         )
+        _check_replaced(critic)
         normalise(critic)
         return Captured(critic, module, sources, extras, self.x_index, _batch_norm(critic))
 
@@ -228,6 +231,11 @@ class _Splitter:
         leaf = graph.placeholder(node.name)
         leaf.meta = {"val": value_of(node), "info": NodeInfo(requires_grad=info_of(node).requires_grad)}
         return leaf
+
+    def _is_replaced(self, node: fx.Node) -> bool:
+        """Whether the node is an input, before or after its data are replaced."""
+        base = [node, *_bases(node)][-1]
+        return any(replaces and self.inputs[i] is base for (i, replaces), _ in self.effects)
 
     def _effect_of(self, node: fx.Node) -> Write | None:
         """The write that a node results from, if the node is an input right after its data were replaced."""
@@ -317,6 +325,32 @@ class _Splitter:
                 from_prologue.append(out)
             extras.append(("prologue", from_prologue.index(out)))
         return extras
+
+
+#: operators of which it is known what they save of a tensor: the tensor itself, a view, a copy, or nothing
+KNOWN_TO_SAVE = {
+    *(aten.t.default, aten.transpose.int, aten.permute.default, aten.view.default, aten._unsafe_view.default),
+    *(aten.expand.default, aten.unsqueeze.default, aten.squeeze.dim, aten.select.int, aten.slice.Tensor),
+    *(aten.reshape.default, aten.repeat.default, aten.clone.default, aten._to_copy.default),
+    *(aten.detach.default, aten.alias.default, aten.convolution.default, aten.mul.Tensor, aten.add.Tensor),
+    *(aten.sub.Tensor, *EFFECTS),
+}
+
+
+def _check_replaced(critic: fx.Graph) -> None:
+    """Refuse what reads an input of which a call replaces the data, if a later call might be read instead.
+
+    Autograd saves some tensors themselves, which show the later data, and views of others, which do not; of a
+    product it saves both.
+    """
+    for node in critic.nodes:
+        read = node.all_input_nodes if node.op == "call_function" else []
+        if node.target is aten.addmm.default:  # nothing of its bias is saved
+            read = [factor for factor in args_of(node)[1:] if isinstance(factor, fx.Node)]
+        if node.target not in KNOWN_TO_SAVE and any(info_of(source).data_replaced for source in read):
+            what = f"{node.target} reads a tensor to which the critic assigns .data in its forward pass"
+            where = node.meta.get("stack_trace", "")
+            raise CaptureError(f"{what}\n{where}")
 
 
 def _bases(node: fx.Node) -> list[fx.Node]:

@@ -7,7 +7,7 @@ import operator
 import torch
 from torch import fx, ops
 
-from ...rules.nodes import Argument, Operator
+from ...rules.nodes import Argument, Operator, info_of
 from ..ir import args_of, eliminate_dead_code, is_float, value_of
 
 aten = ops.aten
@@ -119,6 +119,8 @@ def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
     repeated = [w for w in (weight, bias) if w is not None]
     if any(w.target is not aten.repeat.default or list(args_of(w)[1]) != [shape[0]] for w in repeated):
         return
+    if any(info_of(args_of(w)[0]).data_replaced for w in repeated):
+        return
     members = [user for user in node.users if user.target is not operator.getitem or args_of(user)[1] != 0]
     if any(member.users for member in members):
         return
@@ -141,7 +143,11 @@ def _instance_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 
 def _untransposed(node: Argument) -> fx.Node | None:
-    return args_of(node)[0] if isinstance(node, fx.Node) and node.target is aten.t.default else None
+    """What ``node`` is the transpose of, if a product may take that instead."""
+    if not isinstance(node, fx.Node) or node.target is not aten.t.default:
+        return None
+    weight = args_of(node)[0]
+    return None if info_of(weight).data_replaced else weight
 
 
 VIEWS = (aten.view.default, aten._unsafe_view.default, aten.reshape.default)

@@ -27,6 +27,11 @@ from ...wrappers import Critic, Output
 # to do about it. The first row that matches is used.
 _CAUSES = (
     (
+        r"the critic assigns \.data",
+        "",
+        "change the tensor in place (t.data.copy_(...)), or use a copy (t.clone())",
+    ),
+    (
         r"recompile.?limit|RecompileLimit",
         "a Python value that the graph depends on is a new one at every call",
         "make that value a tensor, or a float attribute of the module",
