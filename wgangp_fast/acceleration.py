@@ -99,8 +99,9 @@ class _Call:
             except TypeError:  # several outputs
                 return None
             if plan is not None:
+                compared = watch is not None and watch.before is not None
                 result, refusal = verified(
-                    lambda: _with_gradient(_Score.apply(plan, x, *leaves), x, watch is not None),
+                    lambda: _with_gradient(_Score.apply(plan, x, *leaves), x, compared),
                     watch, wanted, plan, functools.partial(_by_module, self.own), lambda: (x,),
                 )  # fmt: skip
                 if refusal is None:

@@ -269,6 +269,24 @@ def test_a_wrong_plan_is_found_at_its_first_call(fault: str, monkeypatch: pytest
     assert_equal(found, numbers(own, with_score, x))
 
 
+def test_each_sweep_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """But for the first call, which is compared with the module's own code."""
+    ran: list[str] = []
+    for name in ("score", "gradient", "first", "second"):
+        right = getattr(ScorePlan, name)
+
+        def counted(self: ScorePlan, *arguments: Any, name: str = name, right: Any = right) -> Any:
+            ran.append(name)
+            return right(self, *arguments)
+
+        monkeypatch.setattr(ScorePlan, name, counted)
+    critic, x = accelerate(mlp()), batch()
+    numbers(critic, wgan_gp, x)
+    ran.clear()
+    numbers(critic, wgan_gp, x)
+    assert ran == ["score", "gradient", "second"]
+
+
 def test_the_packages_own_functions_take_an_accelerated_critic() -> None:
     own = mlp()
     ours, real, fake = accelerate(copy.deepcopy(own)), batch(), batch()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..acceleration import accelerate
 from . import jax_rival, rivals
 from .modes import FLOAT32, Mode
 from .steps import CRITIC_STEP, PENALTY, Absent, Contestant, Step, Task, clear_gradients, eager
@@ -45,6 +46,16 @@ def channels_last(task: Task, mode: Mode) -> Contestant:
             return inner(real.contiguous(memory_format=layout), fake.contiguous(memory_format=layout), alpha)
 
         return step
+
+    return contestant
+
+
+def accelerated(task: Task, mode: Mode) -> Contestant:
+    """Stock code on an accelerated critic."""
+    inner = eager(task.stock, mode)
+
+    def contestant(critic: nn.Module, real: Tensor, fake: Tensor, alpha: Tensor) -> Step:
+        return inner(accelerate(critic), real, fake, alpha)
 
     return contestant
 
@@ -94,6 +105,7 @@ RIVALS: dict[str, Rival] = {
         "a CUDA graph of the whole stock step",
         "a graph holds its memory from its capture on",
     ),
+    "ours-accelerated": Rival(accelerated, "full", "stock code, its critic accelerated"),
     "jax": Rival(
         jax_rival.jitted, "full", "jax.jit of grad of grad, the same weights", "JAX allocates by itself"
     ),
