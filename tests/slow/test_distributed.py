@@ -114,6 +114,12 @@ def stock(D: Any, b: dict[str, Tensor], *labels: Tensor) -> Tensor:
     return (gradient.norm(2, dim=1) - 1).square().mean()
 
 
+def accelerated(D: Any, b: dict[str, Tensor]) -> Tensor:
+    """The stock penalty, of a module that is accelerated inside DDP."""
+    wgangp_fast.accelerate(D.module)
+    return stock(D, b)
+
+
 def stock_labelled(D: Any, b: dict[str, Tensor]) -> Tensor:
     return stock(D, b, b["labels"])
 
@@ -128,6 +134,7 @@ def stock_by_gradient(D: Any, b: dict[str, Tensor]) -> Tensor:
 SCENARIOS: dict[str, tuple[type[nn.Module], Penalty, Penalty, bool, bool]] = {
     "whole loss": (Plain, ours, stock, True, True),
     "penalty alone": (Plain, ours, stock, False, True),
+    "accelerated": (Plain, accelerated, stock, True, True),
     "input gradient alone": (Plain, ours_by_gradient, stock_by_gradient, False, True),
     # A closure hides DDP: Dynamo cannot trace its forward, so the stock path runs.
     "closure over DDP": (Labelled, ours_in_a_closure, stock_labelled, True, False),
