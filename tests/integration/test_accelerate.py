@@ -22,7 +22,7 @@ from zoo import ZOO, Entry
 from zoo_public import PUBLIC, STOCK_PATH
 
 import wgangp_fast
-from wgangp_fast import StockPathWarning, accelerate
+from wgangp_fast import StockPathWarning, accelerate, compat
 from wgangp_fast.engine.score_plan import ScorePlan
 
 CRITICS = {**ZOO, **{f"public: {name}": entry for name, entry in PUBLIC.items()}}
@@ -267,6 +267,28 @@ def test_a_wrong_plan_is_found_at_its_first_call(fault: str, monkeypatch: pytest
     with pytest.warns(StockPathWarning, match="first call was wrong"):
         found = numbers(ours, with_score, x)
     assert_equal(found, numbers(own, with_score, x))
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        lambda x, score: compat.lucidrains_gradient_penalty(x, score, center=1.0),
+        compat.wasserstein_gradient_penalty,
+        lambda x, score: compat.ZeroCenteredGradientPenalty(x, score).mean(),
+    ],
+    ids=["lucidrains", "torchgan", "R3GAN"],
+)
+@pytest.mark.usefixtures("no_own_code")
+def test_penalties_that_take_a_graph(penalty: Callable[[Tensor, Tensor], Tensor]) -> None:
+    own = mlp()
+    ours, x = accelerate(copy.deepcopy(own)), batch()
+
+    def of_graph(critic: nn.Module, x: Tensor) -> Tensor:
+        score = critic(x)
+        assert on_engine(score) == (critic is ours)
+        return penalty(x, score)
+
+    assert_equal(numbers(ours, of_graph, x), numbers(own, of_graph, x))
 
 
 def test_each_sweep_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,8 @@ Each docstring says which releases, or which commit of a project without release
 centred at 1 where the table says nothing.
 
 Attached: gradients flow back into `real` and `fake` (and a generator behind them) where they require them.
-A graph: the critic has run already, so ordinary autograd differentiates the caller's graph, at stock speed.
+A graph: the critic has run already, so autograd differentiates the caller's graph, at stock speed unless the
+critic is accelerated (:func:`wgangp_fast.accelerate`).
 
 What is common to all: alpha comes from torch's global generator, one uniform number a sample unless the
 table says otherwise, in the default dtype and drawn in the same order as the original, so a seeded run

@@ -19,7 +19,8 @@ def wasserstein_gradient_penalty(
 
     Follows torchgan 0.1.0 (``torchgan.losses.functional``), and the releases before it, whose default
     reduction had another name. Not the paper's penalty. The critic has run already, so autograd
-    differentiates the given graph, at stock speed.
+    differentiates the given graph, at stock speed unless the critic is accelerated
+    (:func:`wgangp_fast.accelerate`).
 
     Args:
         interpolate: ``[N, ...]``, requires a gradient.
@@ -37,7 +38,8 @@ def ZeroCenteredGradientPenalty(Samples: Tensor, Critics: Tensor) -> Tensor:
 
     Follows Lemutisme/R3GAN, ``R3GAN/Trainer.py`` (no releases; read at 328b811). Zero-centred; multiplied by
     ``Gamma / 2`` outside. The critic has run already, so autograd differentiates the given graph, at stock
-    speed; for the engine call :func:`wgangp_fast.r1_penalty` with ``gamma=2, reduction="none"``.
+    speed unless the critic is accelerated (:func:`wgangp_fast.accelerate`); or call
+    :func:`wgangp_fast.r1_penalty` with ``gamma=2, reduction="none"``.
 
     Args:
         Samples: ``[N, ...]``, requires a gradient; the original takes images ``[N, C, H, W]``.

@@ -1,7 +1,8 @@
 """lucidrains' ``gradient_penalty``: one name in a dozen projects, centred at 1 in some and at 0 in others.
 
-The critic has run already, so autograd differentiates the caller's graph, at stock speed; for the engine
-call :func:`wgangp_fast.gradient_penalty` or :func:`wgangp_fast.r1_penalty` with the critic instead.
+The critic has run already, so autograd differentiates the caller's graph, at stock speed unless the critic is
+accelerated (:func:`wgangp_fast.accelerate`). Or call :func:`wgangp_fast.gradient_penalty` or
+:func:`wgangp_fast.r1_penalty` with the critic.
 """
 
 from __future__ import annotations
