@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +14,7 @@ from torch.autograd import Function
 
 from .autograd import first_order_only
 from .engine import torch_internals
+from .errors import StockPathWarning
 from .ops.registry import Kernels
 from .options import DEFAULT
 from .plain_tensors import plain
@@ -60,7 +62,11 @@ def accelerate(critic: Module, enabled: bool = True) -> Module:
     """
     if not isinstance(critic, nn.Module):
         raise TypeError(f"critic must be a torch.nn.Module, got {type(critic).__name__}")
-    torch_internals.call_through(critic, _Call(critic) if enabled else None)
+    if torch_internals.can_accelerate():
+        torch_internals.call_through(critic, _Call(critic) if enabled else None)
+    elif enabled:
+        said = f"torch {torch.__version__} lacks what accelerate stands on: the critic runs its own code"
+        warnings.warn(said, StockPathWarning, stacklevel=2)
     return critic
 
 

@@ -23,6 +23,7 @@ from zoo_public import PUBLIC, STOCK_PATH
 
 import wgangp_fast
 from wgangp_fast import StockPathWarning, accelerate, compat
+from wgangp_fast.engine import torch_internals
 from wgangp_fast.engine.score_plan import ScorePlan
 
 CRITICS = {**ZOO, **{f"public: {name}": entry for name, entry in PUBLIC.items()}}
@@ -289,6 +290,13 @@ def test_penalties_that_take_a_graph(penalty: Callable[[Tensor, Tensor], Tensor]
         return penalty(x, score)
 
     assert_equal(numbers(ours, of_graph, x), numbers(own, of_graph, x))
+
+
+def test_a_torch_without_what_it_stands_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_internals, "perhaps", lambda path: None)
+    with pytest.warns(StockPathWarning, match="lacks what accelerate stands on"):
+        critic = accelerate(mlp())
+    assert not on_engine(critic(batch().requires_grad_()))
 
 
 def test_each_sweep_runs_once(monkeypatch: pytest.MonkeyPatch) -> None:

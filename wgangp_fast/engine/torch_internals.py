@@ -430,6 +430,11 @@ def forget_compiled(code: types.CodeType) -> None:
         read.cache_clear()  # a cache that keeps code objects alive
 
 
+def can_accelerate() -> bool:
+    """Whether :func:`call_through` and :func:`engine_will_run` are there."""
+    return bool(perhaps("torch.nn.Module._call_impl") and perhaps("torch._C._will_engine_execute_node"))
+
+
 def call_through(module: nn.Module, call: Callable[..., Any] | None) -> None:
     """Let ``module(...)`` call ``call(...)``, as ``Module.compile`` does; None: its own code again."""
     need("torch.nn.Module._call_impl")
