@@ -192,7 +192,7 @@ class _Score(Function):
     def forward(ctx: Any, plan: ScorePlan, x: Tensor, *leaves: Leaf) -> Tensor:
         ctx.plan, ctx.count = plan, len(leaves)
         ctx.random = plan.random_state(x.device)
-        score, kept = plan.score(x.detach(), [v.detach() if isinstance(v, Tensor) else v for v in leaves])
+        score, kept = plan.score(x.detach(), leaves)  # the tensors themselves: ``t.data = ...`` changes them
         _keep(ctx, [*leaves, *kept], x)
         ctx.set_materialize_grads(False)
         return score

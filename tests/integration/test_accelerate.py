@@ -120,7 +120,7 @@ def compare(entry: Entry, penalty: Penalty, calls: int = 2) -> None:
     x = points(entry.shape)[0]
     for _ in range(calls):
         assert_equal(numbers(ours, penalty, x), numbers(own, penalty, x))
-    for mine, theirs in zip(ours.buffers(), own.buffers(), strict=True):
+    for mine, theirs in zip(ours.state_dict().values(), own.state_dict().values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
 
 
@@ -206,6 +206,29 @@ def test_labels_and_keywords_change_from_call_to_call() -> None:
         x = batch()
         assert_equal(numbers(ours, penalty, x), numbers(own, penalty, x))
         assert on_engine(ours(x.requires_grad_(), labels, scale=scale))
+
+
+class Centred(nn.Module):
+    """Replaces the data of a buffer and of a parameter in each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.ones(3))
+        self.weight, self.head = nn.Parameter(torch.randn(3, 3)), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.mean.data = 0.9 * self.mean.data + 0.1 * x.detach().mean(0)
+        h = torch.tanh((x - self.mean) @ self.weight.t())
+        self.weight.data = 0.9 * self.weight.data
+        return self.head(h)
+
+
+@pytest.mark.usefixtures("no_own_code")
+@pytest.mark.parametrize("penalty", [wgan_gp, with_score, r1, two])
+@pytest.mark.parametrize("verify", ["first", "never"])
+def test_replaced_data(penalty: Penalty, verify: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WGANGP_FAST_VERIFY", verify)
+    compare(Entry(Centred, (5, 3), True), penalty, calls=3)
 
 
 class Pair(nn.Module):
