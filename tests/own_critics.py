@@ -130,6 +130,10 @@ def one_gradient_off(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
     return found + 0.01 * (weight.sum() - weight.sum().detach())
 
 
+def not_finite(critic: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+    return other_way(critic, real, fake) * float("nan")
+
+
 def no_tensor(critic: nn.Module, real: Tensor, fake: Tensor) -> float:
     return float(other_way(critic, real, fake).detach())
 

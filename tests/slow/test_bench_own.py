@@ -84,6 +84,7 @@ def test_a_critic_on_the_stock_path(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("one_gradient_off", False, None, True),
         ("zero_centred", False, None, True),  # at alpha 1
         ("perturbed", False, None, False),
+        ("not_finite", False, None, True),
     ],
 )
 @pytest.mark.parametrize("critic", ["rectified", "Dropping", "Layer"])
@@ -97,7 +98,8 @@ def test_penalties_of_users(critic: str, name: str, agrees: bool, factor: float,
         assert judge.yours["factor"] == pytest.approx(factor, rel=1e-5)
     (said,) = [note for note in own.notes([note_row(judge)]) if "yours" in note]
     assert ("computes something else" in said) == (not agrees)
-    assert f"{judge.yours['value']:.6g}, stock {judge.yours['stock']:.6g}" in said
+    value = "not finite" if name == "not_finite" else f"{judge.yours['value']:.6g}"
+    assert f"{value}, stock {judge.yours['stock']:.6g}" in said
 
 
 def note_row(judge: own.OwnJudge) -> dict[str, Any]:

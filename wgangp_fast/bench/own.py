@@ -184,7 +184,7 @@ class OwnJudge(Judge):
             draw = three_way(errors([scaled], truth), off, seed)
             if draw.kept:
                 break
-        if not self.yours:
+        if draw.kept or not self.yours:
             finite = {"value": value, "stock": expected, "factor": factor, "error": draw.error}
             self.yours = {k: v if math.isfinite(v) else None for k, v in finite.items()}
             self.yours |= {"where": draw.where, "between": between}
@@ -321,9 +321,9 @@ def _runs_in_words(runs: Mapping[str, Any]) -> str:
 
 
 def _yours_in_words(yours: Mapping[str, Any]) -> str:
-    numbers = f"{yours['value']:.6g}, stock {yours['stock']:.6g}" + (
-        " at the same points" if yours["between"] else "; its points do not lie between real and fake"
-    )
+    value, stock = ("not finite" if yours[k] is None else format(yours[k], ".6g") for k in ("value", "stock"))
+    where = " at the same points" if yours["between"] else "; its points do not lie between real and fake"
+    numbers = f"{value}, stock {stock}{where}"
     if not yours["agrees"]:
         return f"yours computes something else: {numbers}; worst: {yours['where']}"
     times = "" if yours["factor"] == 1 else f"{yours['factor']:.4g} times "
