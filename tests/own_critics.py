@@ -17,6 +17,12 @@ def rectified() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 1))
 
 
+def spectral() -> nn.Module:
+    """Each pass changes a buffer."""
+    inner = nn.utils.spectral_norm(nn.Linear(12, 8))
+    return nn.Sequential(nn.Flatten(), inner, nn.Tanh(), nn.Linear(8, 1))
+
+
 class Perceptron(nn.Module):
     """A base of critics that do something between the layers."""
 

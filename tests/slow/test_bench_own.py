@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import own_critics
 import pytest
 import torch
 from paths import ROOT
@@ -87,7 +88,7 @@ def test_a_critic_on_the_stock_path(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("not_finite", False, None, True),
     ],
 )
-@pytest.mark.parametrize("critic", ["rectified", "Dropping", "Layer"])
+@pytest.mark.parametrize("critic", ["rectified", "spectral", "Dropping", "Layer"])
 def test_penalties_of_users(critic: str, name: str, agrees: bool, factor: float, between: bool) -> None:
     workloads, contestants = own.brought(f"own_critics:{critic}", SHAPE, f"own_critics:{name}", CPU, FLOAT32)
     (workload,) = workloads.values()
@@ -100,6 +101,15 @@ def test_penalties_of_users(critic: str, name: str, agrees: bool, factor: float,
     assert ("computes something else" in said) == (not agrees)
     value = "not finite" if name == "not_finite" else f"{judge.yours['value']:.6g}"
     assert f"{value}, stock {judge.yours['stock']:.6g}" in said
+
+
+def test_one_kink_is_forgiven_and_not_told() -> None:
+    workloads, _ = own.brought("own_critics:rectified", SHAPE, None, CPU, FLOAT32)
+    judge = own.OwnJudge(workloads["own_critics:rectified"], CPU, 0, None, PENALTY, FLOAT32)
+    penalties = iter([own_critics.one_gradient_off, own_critics.other_way, own_critics.other_way])
+    judge.judge(own.Yours(lambda *inputs: next(penalties)(*inputs), PENALTY, FLOAT32))
+    assert judge.yours["agrees"]
+    assert judge.yours["error"] < 1e-4
 
 
 def note_row(judge: own.OwnJudge) -> dict[str, Any]:
@@ -179,7 +189,8 @@ def test_ours_is_wrong_if_it_is_in_float64(tmp_path: Path, monkeypatch: pytest.M
         (["--critic", "own_critics:rectified", "--penalty", "own_critics:one_a_sample"], "one number"),
         (["--critic", "own_critics:rectified", "--penalty", "builtins:len"], "builtins:len: TypeError"),
         (["--critic", "own_critics:rectified", "--penalty", "math:pi"], "math:pi"),
-        (["--critic", "own_critics:rectified", "--workload", "toy"], "takes no --workload"),
+        (["--critic", "own_critics:rectified", "--workload", "toy"], "and no --workload"),
+        (["--critic", "own_critics:rectified", "--suite", "ops"], "or --suite"),
         (["--penalty", "own_critics:other_way"], "need --critic"),
     ],
 )

@@ -217,8 +217,9 @@ def _check_own(args: argparse.Namespace) -> None:
         if args.shape or args.penalty or args.suite == "own":
             raise UserError("--shape, --penalty and --suite own need --critic MODULE:CALLABLE")
         return
-    if not args.shape or args.workload or args.contestant or args.batch:
-        raise UserError("--critic needs --shape N,C,H,W and takes no --workload, --contestant, --batch")
+    chosen = args.workload or args.contestant or args.batch or args.suite not in ("penalty", "own")
+    if not args.shape or chosen:
+        raise UserError("--critic needs --shape N,C,H,W, and no --workload, --contestant, --batch or --suite")
     args.suite = "own"
 
 
