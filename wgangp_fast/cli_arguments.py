@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import functools
+import importlib
+import sys
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from .console import complain
 from .errors import UserError
@@ -32,6 +34,24 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
 
     parse.__name__ = getattr(kind, "__name__", "number")  # what argparse calls it when it is no number
     return parse
+
+
+def named(text: str) -> Any:
+    """What ``module:name`` stands for; modules of the folder that the command runs in are found too.
+
+    Raises:
+        UserError: there is no such thing, or the module cannot be imported.
+    """
+    module, _, name = text.partition(":")
+    if not module or not name:
+        raise UserError(f"a callable is named as MODULE:CALLABLE; got {text!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = importlib.import_module(module)
+        return functools.reduce(getattr, name.split("."), found)
+    except (Exception, SystemExit) as error:  # importing runs the user's code
+        raise UserError(f"{text}: {type(error).__name__}: {error}") from error
 
 
 def mistakes(program: str) -> Callable[[Callable[[Sequence[str]], int]], Callable[[Sequence[str]], int]]:

@@ -7,12 +7,15 @@ import functools
 import json
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from . import compare, document, growth, ops_suite, report, suite
+from ..cli_arguments import mistakes
+from ..errors import UserError
+from . import compare, document, growth, ops_suite, own, report, suite
 from .contestants import RIVALS
 from .environment import environment
 from .measures import Settings
@@ -36,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         "a report with pictures.",
     )
     _what_is_measured(p)
+    _own_critic(p)
     _how_it_is_measured(p)
     _instead_of_measuring(p)
     return p
@@ -74,6 +78,21 @@ def _what_is_measured(p: argparse.ArgumentParser) -> None:
         action="append",
         metavar="NAME",
         help="this workload instead of the preset's; repeatable",
+    )
+
+
+def _own_critic(p: argparse.ArgumentParser) -> None:
+    mine = p.add_argument_group("your own critic", "what would you gain? One table, and why")
+    mine.add_argument(
+        "--critic",
+        metavar="MODULE:CALLABLE",
+        help="a callable that returns a new critic at each call; models:NAME is one of the package's own",
+    )
+    mine.add_argument("--shape", metavar="N,C,H,W", help="of the batch that the critic takes")
+    mine.add_argument(
+        "--penalty",
+        metavar="MODULE:CALLABLE",
+        help="your own penalty beside the stock one: (critic, real, fake) -> tensor",
     )
 
 
@@ -116,16 +135,19 @@ def _positive(text: str) -> int:
     return value
 
 
-def main(argv: list[str]) -> int:
+@mistakes("wgangp-fast bench")
+def main(argv: Sequence[str]) -> int:
     """Run the command; return 0, or 1 if a contestant was wrong or failed.
 
     Raises:
         SystemExit: 2 for arguments that cannot be met, 0 for ``--help``.
     """
+    argv = list(argv)
     if argv[:1] in ([name] for name in WITH_RESULTS):
         return WITH_RESULTS[argv[0]](argv[1:])
     p = parser()
     args = p.parse_args(argv)
+    _check_own(args)
     try:
         if args.brief:
             print(report.brief(suite.load(args.brief)))
@@ -153,8 +175,29 @@ def main(argv: list[str]) -> int:
         print(json.dumps(facts, indent=1))
         _write(facts, args.out)
         return 0
+    settings = _settings(args)
+    try:
+        if args.suite != "ops":
+            suite.chosen("penalty" if args.suite == "growth" else args.suite, settings)
+        elif args.contestant or args.dtype != "float32":
+            p.error("--suite ops knows neither --contestant nor --dtype")
+    except ValueError as error:
+        p.error(str(error))
+    measure: Any = {"ops": ops_suite.run, "growth": growth.run}.get(args.suite)
+    measure = measure or functools.partial(suite.run, which=args.suite)
+    if args.suite == "own":
+        mine = own.brought(args.critic, args.shape, args.penalty, device, MODES[args.dtype], args.seed)
+        workloads, measure = mine[0], functools.partial(measure, contestants=mine[1])
+    result = measure(
+        workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
+    )
+    report.show(result)
+    return 0 if suite.all_right(result) else 1
+
+
+def _settings(args: argparse.Namespace) -> Settings:
     rounds, budget = PRESETS[args.preset]
-    settings = Settings(
+    return Settings(
         rounds=args.rounds or rounds,
         budget=math.inf if args.rounds else budget,
         seed=args.seed,
@@ -165,21 +208,19 @@ def main(argv: list[str]) -> int:
         draws=args.draws,
         contestants=tuple(args.contestant or ()),
         named=bool(args.contestant or args.workload),
+        floor=args.suite != "own",
     )
-    try:
-        if args.suite != "ops":
-            suite.chosen("penalty" if args.suite == "growth" else args.suite, settings)
-        elif args.contestant or args.dtype != "float32":
-            p.error("--suite ops knows neither --contestant nor --dtype")
-    except ValueError as error:
-        p.error(str(error))
-    measure: Any = {"ops": ops_suite.run, "growth": growth.run}.get(args.suite)
-    measure = measure or functools.partial(suite.run, which=args.suite)
-    result = measure(
-        workloads, device, settings, argv, progress=_progress, keep=lambda result: _write(result, args.out)
-    )
-    report.show(result)
-    return 0 if suite.all_right(result) else 1
+
+
+def _check_own(args: argparse.Namespace) -> None:
+    if args.critic is None:
+        if args.shape or args.penalty or args.suite == "own":
+            raise UserError("--shape, --penalty and --suite own need --critic MODULE:CALLABLE")
+        return
+    chosen = args.workload or args.contestant or args.batch or args.suite not in ("penalty", "own")
+    if not args.shape or chosen:
+        raise UserError("--critic needs --shape N,C,H,W, and no --workload, --contestant, --batch or --suite")
+    args.suite = "own"
 
 
 def _list(which: str, workloads: dict[str, Any], device: str) -> None:

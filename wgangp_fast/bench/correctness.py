@@ -13,6 +13,7 @@ breaks the rule on the first draw of weights and inputs must keep it on both of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -67,47 +68,39 @@ def _replace_dropout(critic: nn.Module, by: type[_MaskAsInFloat32] | type[_Fixed
     return critic
 
 
-class _AsProduct(nn.Module):
-    """A convolution as one product of unfolded rows, with the same parameters: ``[N, C, *] -> [N, K, *]``.
-
-    A CPU's libraries have fast products in float64, and no fast convolutions: the double backward of a
-    DCGAN-64 critic's takes half a minute.
-    """
-
-    def __init__(self, layer: nn.Conv1d | nn.Conv2d) -> None:
-        super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
-        one = layer.weight.dim() == 3  # of height 1
-        kernel, padding, dilation, stride = (
-            ((fill, *numbers) if one else tuple(numbers))
-            for fill, numbers in (
-                (1, layer.kernel_size),
-                (0, cast("tuple[int, ...]", layer.padding)),
-                (1, layer.dilation),
-                (1, layer.stride),
-            )
+def _as_product(layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+    """``layer`` as one product of unfolded rows: ``[N, C, *] -> [N, K, *]``."""
+    one = layer.weight.dim() == 3  # of height 1
+    kernel, padding, dilation, stride = (
+        ((fill, *numbers) if one else tuple(numbers))
+        for fill, numbers in (
+            (1, layer.kernel_size),
+            (0, cast("tuple[int, ...]", layer.padding)),
+            (1, layer.dilation),
+            (1, layer.stride),
         )
-        self.one = one
-        self.unfold = nn.Unfold(kernel, dilation, padding, stride)
-        self.geometry = tuple(zip(kernel, padding, dilation, stride, strict=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        image = x.unsqueeze(2) if self.one else x
-        size = [
-            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-            for side, (kernel, padding, dilation, stride) in zip(image.shape[2:], self.geometry)
-        ]
-        y = self.weight.flatten(1) @ self.unfold(image)  # [N, K, positions]
-        y = y if self.bias is None else y + self.bias[:, None]
-        return y.unflatten(2, size[1:] if self.one else size)
+    )
+    image = x.unsqueeze(2) if one else x
+    size = [
+        (side + 2 * p - d * (k - 1) - 1) // s + 1
+        for side, k, p, d, s in zip(image.shape[2:], kernel, padding, dilation, stride)
+    ]
+    y = layer.weight.flatten(1) @ F.unfold(image, kernel, dilation, padding, stride)  # [N, K, positions]
+    y = y if layer.bias is None else y + layer.bias[:, None]
+    return y.unflatten(2, size[1:] if one else size)
 
 
 def as_products(critic: nn.Module) -> nn.Module:
-    """``critic`` with its plain convolutions (no groups, zeros around, no parametrization) as products."""
-    for name, child in list(critic.named_modules()):
+    """``critic``, whose plain convolutions (no groups, zeros around) now run as products.
+
+    A CPU's libraries have fast products in float64, and no fast convolutions: the double backward of a
+    DCGAN-64 critic's takes half a minute. The layers stay what they are: their hooks and whoever reads their
+    weights see no difference.
+    """
+    for child in critic.modules():
         plain = type(child) in (nn.Conv1d, nn.Conv2d)
         if plain and child.groups == 1 and child.padding_mode == "zeros" and child.padding != "same":
-            critic.set_submodule(name, _AsProduct(cast(nn.Conv2d, child)))
+            child.__dict__["forward"] = functools.partial(_as_product, cast(nn.Conv2d, child))
     return critic
 
 
@@ -228,6 +221,8 @@ class Judge:
         mode: the arithmetic of the contestants and of stock code beside the truth.
     """
 
+    draws = False  #: whether the critic draws random numbers elsewhere than in ``nn.Dropout``
+
     def __init__(
         self,
         workload: Workload,
@@ -243,14 +238,21 @@ class Judge:
             self.fixed = task.one_pass and draws_masks(workload.network(device))
         self._known: dict[int, tuple[Answers, dict[str, float]]] = {}
 
-    def fresh(self, contestant: Contestant, seed: int, dtype: torch.dtype = torch.float32) -> Built:
-        """``contestant`` on a build of its own, dropout as this judge compares it."""
+    def fresh(
+        self,
+        contestant: Contestant,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+        products: bool = True,
+    ) -> Built:
+        """``contestant`` on a build of its own, dropout as this judge compares it, and in float64 on a CPU
+        convolutions as ``products``."""
         critic, real, fake = self.workload.build(self.device, dtype, seed, self.batch)
         if self.fixed:
             _replace_dropout(critic, _FixedMask)
         elif dtype == torch.float64:
             _replace_dropout(critic, _MaskAsInFloat32)
-        if dtype == torch.float64 and self.device.type == "cpu":
+        if products and dtype == torch.float64 and self.device.type == "cpu":
             as_products(critic)
         return make(contestant, critic, real, fake, seed)
 
@@ -260,7 +262,7 @@ class Judge:
             wide = self.fresh(self.task.around(self.task.stock, FLOAT32), seed, torch.float64)
             changes = self.task.stateful or any(True for _ in wide.critic.buffers())
             masks = any(isinstance(module, _MaskAsInFloat32) for module in wide.critic.modules())
-            truth = answers(wide, seed, repeats=not (changes or masks))
+            truth = answers(wide, seed, repeats=not (changes or masks or self.draws))
             stock = answers(self.fresh(self.task.around(self.task.stock, self.mode), seed), seed)
             self._known[seed] = truth, errors(stock, truth)
         return self._known[seed][0]

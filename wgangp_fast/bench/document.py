@@ -20,6 +20,7 @@ TITLES = {
     "memory": "Memory",
     "compile_time": "Time to the first answer",
     "accuracy": "Accuracy",
+    "own": "Your critic",
     "growth": "How cost grows",
     "ops": "Single operations",
 }

@@ -212,7 +212,7 @@ def _ask(question: dict[str, Any], settings: Mapping[str, str] = MappingProxyTyp
     return found
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """``Type: first line of the message``, or the reason of an :class:`.steps.Absent`."""
     lines = str(error).strip().splitlines()
     return short(f"{type(error).__name__}: {lines[0] if lines else ''}")

@@ -33,6 +33,7 @@ WHAT = {
     "penalty": "Gradient penalty and its gradients",
     "critic_step": "Whole critic loss and its gradients",
     "train_step": "Training iteration",
+    "own": "Your critic",
     "ops": "Operations",
 }
 

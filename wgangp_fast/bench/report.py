@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import accuracy, ops_suite
+from . import accuracy, ops_suite, own
 from .contestants import BASELINE
 
 BUSY = 0.5
@@ -196,6 +196,8 @@ def notes(result: dict[str, Any]) -> list[str]:
                 f"{busy}. Threads that wait for each other then dominate the times, and the ratios are not "
                 "those of a machine at rest"
             )
+    if result["suite"] == "own":
+        lines += own.notes(result["rows"])
     lines += _grouped(result, _absences)
     lines += _grouped(result, lambda entry: iter(entry.get("warnings", [])))
     for row in result["rows"]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from . import accuracy, measures
+from . import accuracy, measures, own
 from . import contestants as table
 from .correctness import FACTOR, TOLERANCE, Judge, load_weights, make
 from .environment import command_line, environment
@@ -48,6 +48,7 @@ class Suite:
         about: one line for ``--help``.
         checked: whether contestants are built and judged here, before ``measure``.
         names: the only contestants that take part, or None for the preset's.
+        judge: decides who is right.
     """
 
     tasks: tuple[Task, ...]
@@ -55,6 +56,7 @@ class Suite:
     about: str
     checked: bool = True
     names: tuple[str, ...] | None = None
+    judge: type[Judge] = Judge
 
     @property
     def timed(self) -> str:
@@ -81,6 +83,12 @@ SUITES = {
         "errors against float64 of fp32, tf32 and bf16 autocast over many draws, no times",
         checked=False,
         names=(table.BASELINE, "ours"),
+    ),
+    "own": Suite(
+        (PENALTY, CRITIC_STEP),
+        own.measured,
+        "your own critic, and your own penalty: see --critic",
+        judge=own.OwnJudge,
     ),
 }
 
@@ -187,7 +195,7 @@ class Row:
 
     def run(self, contestants: Mapping[str, Contestant]) -> dict[str, Any]:
         """Check and measure; return the row, ready for JSON."""
-        judge = Judge(
+        judge = self.suite.judge(
             self.workload,
             self.device,
             self.settings.seed,

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
+from ..cli_arguments import mistakes, named
+from ..errors import UserError
 from ..explanation import explain
 from ..options import EXECUTORS
 from . import models
 
 
-def main(argv: list[str] | None = None) -> int:
+def maker(text: str) -> Callable[[], Any]:
+    """What makes the critic that a command was given: ``module:callable``, or ``models:NAME``.
+
+    Raises:
+        UserError: there is no such callable.
+    """
+    module, _, name = text.partition(":")
+    found = functools.partial(models.build, name) if module == "models" else named(text)
+    if not callable(found):
+        raise UserError(f"{text} must be a callable that returns a critic; it is a {type(found).__name__}")
+    return found
+
+
+def sides(text: str) -> tuple[int, ...]:
+    """``"16,3,64,64"`` as numbers.
+
+    Raises:
+        UserError: not numbers of at least 1.
+    """
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if not shape or min(shape) < 1:
+        raise UserError(f"--shape must be the batch and the sides of a sample, as 16,3,64,64; got {text!r}")
+    return shape
+
+
+@mistakes("wgangp-fast explain")
+def main(argv: Sequence[str] | None = None) -> int:
     """``wgangp-fast explain module:function --shape N,C,H,W``: explain a critic made by a function."""
     parser = argparse.ArgumentParser(prog="wgangp-fast explain", description=main.__doc__)
     parser.add_argument(
@@ -24,17 +56,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--code", action="store_true", help="also print the sweeps as Python")
     parser.add_argument("--loss", action="store_true", help="the whole critic loss, not the penalty alone")
     arguments = parser.parse_args(argv)
-    module, _, name = arguments.critic.partition(":")
+    shape, make = sides(arguments.shape), maker(arguments.critic)
     try:
-        shape = [int(part) for part in arguments.shape.split(",")]
-        if module == "models":
-            critic = models.build(name)
-        else:
-            sys.path.insert(0, "")
-            critic = getattr(importlib.import_module(module), name)()
-    except (ValueError, KeyError, ImportError, AttributeError) as error:
-        print(f"wgangp-fast explain: {error}", file=sys.stderr)
-        return 2
+        critic = make()
+    except Exception as error:
+        raise UserError(f"{arguments.critic}: {error}") from error
     explanation = explain(critic, torch.randn(shape), loss=arguments.loss, executor=arguments.executor)
     print(explanation)
     if arguments.code:
