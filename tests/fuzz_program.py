@@ -110,7 +110,7 @@ class Program:
         source = self.source()
         name = f"<critic {abs(hash(source)):x}>"
         linecache.cache[name] = (len(source), None, source.splitlines(True), name)
-        scope = SCOPE | self.more
+        scope = SCOPE | self.more | {"__name__": __name__}
         exec(compile(source, name, "exec"), scope)
         state = torch.get_rng_state()
         before = torch.get_default_dtype()
