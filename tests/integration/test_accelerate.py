@@ -18,6 +18,7 @@ import torch
 import zoo_public_rows  # noqa: F401 - enters its critics
 from penalty_checks import points
 from torch import Tensor, nn
+from torch.func import functional_call
 from zoo import ZOO, Entry
 from zoo_public import PUBLIC, STOCK_PATH
 
@@ -380,6 +381,46 @@ def test_points_made_by_a_generator() -> None:
         wgan_gp(critic, x).backward()
         found.append([p.grad.clone() for p in maker.parameters()])
     assert_equal(*found)
+
+
+def test_parameters_given_by_functional_call() -> None:
+    own = mlp()
+    ours, x = accelerate(copy.deepcopy(own)), batch()
+    for scale in (1.0, 1.3):
+        found = []
+        for critic in (ours, own):
+            weights = {k: (scale * v.detach()).requires_grad_() for k, v in own.state_dict().items()}
+            y = x.clone().requires_grad_()
+            (g,) = torch.autograd.grad(functional_call(critic, weights, (y,)).sum(), y, create_graph=True)
+            found.append(torch.autograd.grad(g.square().sum(), list(weights.values()), allow_unused=True))
+        assert_equal(list(found[0]), list(found[1]))
+
+
+def test_a_grad_scaler_whose_scale_overflows_once() -> None:
+    """Fifty steps: the same scales, the same weights."""
+    found = []
+    for prepare in (accelerate, lambda critic: critic):
+        torch.manual_seed(0)
+        critic = prepare(mlp().float())
+        optimizer = torch.optim.Adam(critic.parameters(), 1e-3)
+        scaler, scales = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=10), []
+        for step in range(50):
+            x = torch.randn(8, 3, requires_grad=True)
+            score = critic(x)
+            (g,) = torch.autograd.grad(scaler.scale(score.sum()), x, create_graph=True)
+            penalty = ((g / scaler.get_scale()).norm(dim=1) - 1).square().mean()
+            loss = penalty + score.mean() * (float("inf") if step == 25 else 1)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            scales.append(scaler.get_scale())
+        found.append((scales, [p.detach() for p in critic.parameters()]))
+    (scales, ours), (expected, own) = found
+    assert scales == expected
+    assert scales[25] < scales[24]
+    for mine, theirs in zip(ours, own, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_autocast() -> None:
