@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 
@@ -108,6 +109,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_stock_path() -> Iterator[None]:
+    """A fallback is an error: it would compare stock code with itself."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "the stock gradient penalty runs")
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
