@@ -92,26 +92,30 @@ class _Call:
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         if torch.compiler.is_compiling() or not (args and _differentiable(args[0])):
             return self.module._call_impl(*args, **keywords)
-        score = self._score(plain(args[0]), args[1:], keywords)
+        with self.lock:  # the other arguments are read while the critic is bound, and where it is compared
+            self.own.rest, self.own.keywords = args[1:], keywords
+            try:
+                score = self._score(plain(args[0]))
+            finally:
+                self.own.rest, self.own.keywords = (), {}
         return self.module._call_impl(*args, **keywords) if score is None else score
 
-    def _score(self, x: Tensor, rest: tuple[Any, ...], keywords: dict[str, Any]) -> Tensor | None:
+    def _score(self, x: Tensor) -> Tensor | None:
+        """The score by a plan; None: the module's own code has to run."""
         wanted = _WantedScore(self.own, None, True, Kernels.of("auto", x.device.type), DEFAULT)
-        with self.lock:  # the arguments are read while the critic is bound
-            self.own.rest, self.own.keywords = rest, keywords
-            watch = wanted.verification(x.device)
-            try:
-                plan, leaves, refusal = penalty_plan(wanted, x.detach(), watch)
-            except TypeError:  # several outputs
-                return None
-            if plan is not None:
-                compared = watch is not None and watch.before is not None
-                result, refusal = verified(
-                    lambda: _with_gradient(_Score.apply(plan, x, *leaves), x, compared),
-                    watch, wanted, plan, functools.partial(_by_module, self.own), lambda: (x,),
-                )  # fmt: skip
-                if refusal is None:
-                    return result[1]
+        watch = wanted.verification(x.device)
+        try:
+            plan, leaves, refusal = penalty_plan(wanted, x.detach(), watch)
+        except TypeError:  # several outputs
+            return None
+        if plan is not None:
+            compared = watch is not None and watch.before is not None
+            result, refusal = verified(
+                lambda: _with_gradient(_Score.apply(plan, x, *leaves), x, compared),
+                watch, wanted, plan, functools.partial(_by_module, self.own), lambda: (x,),
+            )  # fmt: skip
+            if refusal is None:
+                return result[1]
         if refusal is not None:
             refusal.note()
         return None
