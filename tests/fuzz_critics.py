@@ -170,15 +170,15 @@ def examine(seed: int, smallest: bool = True, calls: int = len(FIRST) + 1) -> li
         return results
 
 
-def examine_alarms(seed: int, precision: str) -> list[Result]:
-    """Whether the check of the first calls finds fault with a critic in this precision."""
+def examine_alarms(seed: int, precision: str, calls: int = len(FIRST) + 1) -> list[Result]:
+    """Whether the check of the first calls, ``calls`` of them, finds fault with a critic in this precision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
         with autocast:
             program, batch, chosen = critic_of(seed, ALARMS[precision])
         critic, results = program.build(), []
-        for scenario in chosen:
+        for scenario in chosen[:calls]:
             try:
                 with autocast:
                     reasons = outcome(Ours, critic, batch, scenario).reasons
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> int:
     os.environ["WGANGP_FAST_VERIFY"] = "first" if asked.alarms else "never"
     examined = functools.partial(examine, smallest=not asked.no_shrink, calls=asked.calls)
     if asked.alarms:
-        examined = functools.partial(examine_alarms, precision=asked.alarms)
+        examined = functools.partial(examine_alarms, precision=asked.alarms, calls=asked.calls)
     if asked.range:
         _range(*asked.range, examined)
         return 0
