@@ -171,7 +171,7 @@ def examine(seed: int, smallest: bool = True, calls: int = len(FIRST) + 1) -> li
 
 
 def examine_alarms(seed: int, precision: str, calls: int = len(FIRST) + 1) -> list[Result]:
-    """Whether the check of the first calls, ``calls`` of them, finds fault with a critic in this precision."""
+    """Whether the check of a critic's first calls (``calls`` of them) finds fault in this precision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
