@@ -32,8 +32,8 @@ SUFFIXES = {".cpp", ".cu", ".h", ".cuh"}
 
 
 sys.path.insert(0, str(ROOT))
-from wgangp_fast.native import recipe as recipes  # noqa: E402 - from this checkout; neither imports torch
-from wgangp_fast.native import toolchain  # noqa: E402
+from wgangp_fast.native import recipe as recipes  # noqa: E402 - this checkout's; torch is not imported
+from wgangp_fast.native import toolchain  # noqa: E402 - as above: the path comes first
 
 
 def torch_facts() -> tuple[Path, str, str | None]:

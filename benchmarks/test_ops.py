@@ -17,8 +17,7 @@ from wgangp_fast.bench.timing import synchronize
 def test_op(benchmark: Any, device: torch.device, operation: str, contestant: str) -> None:
     if contestant != ops_suite.BASELINE:
         if (contestant == "cpu") != (device.type == "cpu"):
-            # C++ kernels take CPU tensors, CUDA and Triton kernels a GPU's: nothing to time
-            pytest.skip(f"{contestant} kernels take no tensors of {device}")
+            pytest.skip(f"{contestant} kernels take no tensors of {device}")  # C++: CPU; CUDA, Triton: GPU
         reason = backend.missing(contestant)
         if reason is not None:
             pytest.skip(reason)  # says what is not built or not installed, and the remedy

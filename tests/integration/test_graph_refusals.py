@@ -53,7 +53,7 @@ def _still(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _numpys(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    critic.gain = np.int64(3)  # type: ignore[assignment]  # what users put on their modules
+    critic.gain = np.int64(3)  # what users put on their modules
 
 
 def _slope(critic: nn.Module, optimizer: torch.optim.Optimizer) -> None:
